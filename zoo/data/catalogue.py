@@ -1,0 +1,116 @@
+"""Catalogue: all that a model may know of users and items besides histories. Made from the training part alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zoo.data import splits
+from zoo.data.dataset import Entities
+from zoo.data.features import FeatureTable, encode_features
+from zoo.data.histories import Histories
+from zoo.data.splits import Split
+from zoo.data.vocabulary import NUM_SPECIALS, UNKNOWN, Vocabulary
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Vocabularies, training popularity and features, in tokens.
+
+    Attributes:
+        users, items: vocabularies; items that only a feature table knows come after the trained ones.
+        item_counts: (V,) int64 training events of each item token; 0 for specials and untrained items.
+        user_features, item_features: a row per token, or None where there are no features.
+        labels: names behind coded event columns (action, domain).
+    """
+
+    users: Vocabulary
+    items: Vocabulary
+    item_counts: np.ndarray
+    user_features: FeatureTable | None = None
+    item_features: FeatureTable | None = None
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A split in tokens: what training, evaluation and prediction work on.
+
+    Attributes:
+        split: where it comes from.
+        catalogue: made from the training part alone.
+        user_token, item_token: token of each of the data set's users and items.
+        train: the training histories of every trained user.
+    """
+
+    split: Split
+    catalogue: Catalogue
+    user_token: np.ndarray
+    item_token: np.ndarray
+    train: Histories
+
+    def cases(self, name: str) -> tuple[Histories, Histories]:
+        """(histories, targets) of the users evaluated in `validation` or `test`, row by row the same users."""
+        rows = self.split.users(name)
+        chosen = np.zeros(len(self.split.dataset.users), bool)
+        chosen[rows] = True
+        events = self.split.dataset.events
+        mine = chosen[events.user]
+        known = np.isin(self.split.part, splits.KNOWN[name]) & mine
+        target = (self.split.part == splits.TARGET[name]) & mine
+        return self._histories(known, rows), self._histories(target, rows)
+
+    def all_histories(self) -> Histories:
+        """Everything known of every user with an event: what predictions start from."""
+        events = self.split.dataset.events
+        return self._histories(np.ones(len(events), bool), np.unique(events.user))
+
+    def _histories(self, mask: np.ndarray, rows: np.ndarray) -> Histories:
+        return Histories.from_events(self.split.dataset.events.take(mask), rows, self.user_token, self.item_token)
+
+
+def prepare(split: Split) -> Prepared:
+    """Counts the training part: vocabularies, popularity, features, histories."""
+    dataset = split.dataset
+    train = split.events(splits.TRAIN)
+    users, user_token = _vocabulary(dataset.users, train.user)
+    items, item_token = _vocabulary(dataset.items, train.item)
+    counts = np.bincount(item_token[train.item], minlength=items.size).astype(np.int64)
+    catalogue = Catalogue(
+        users,
+        items,
+        counts,
+        encode_features(dataset.users, user_token, users),
+        encode_features(dataset.items, item_token, items),
+        dataset.labels,
+    )
+    rows = np.unique(train.user)
+    return Prepared(split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token))
+
+
+def prepare_as(split: Split, catalogue: Catalogue) -> Prepared:
+    """The split in the tokens of an existing `catalogue`: what a loaded run is evaluated or asked with."""
+    dataset = split.dataset
+    user_token = catalogue.users.encode(dataset.users.ids)
+    item_token = catalogue.items.encode(dataset.items.ids)
+    train = split.events(splits.TRAIN)
+    rows = np.unique(train.user)
+    return Prepared(split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token))
+
+
+def _vocabulary(entities: Entities, trained: np.ndarray) -> tuple[Vocabulary, np.ndarray]:
+    """Vocabulary of the entities that occur in `trained` (first appearance first), then of those with features.
+
+    Returns:
+        the vocabulary, and the token of each entity (UNKNOWN where it has none).
+    """
+    first = np.full(len(entities), len(trained), np.int64)
+    np.minimum.at(first, trained, np.arange(len(trained)))
+    seen = np.flatnonzero(first < len(trained))
+    order = seen[np.argsort(first[seen], kind="stable")]
+    if entities.columns:
+        order = np.concatenate([order, np.flatnonzero(first == len(trained))])
+    token = np.full(len(entities), UNKNOWN, np.int32)
+    token[order] = np.arange(len(order), dtype=np.int32) + NUM_SPECIALS
+    return Vocabulary(entities.ids[order], len(seen)), token

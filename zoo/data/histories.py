@@ -1,0 +1,114 @@
+"""Histories: everybody's events in order, as one flat array and one array of offsets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zoo.data.dataset import Events
+from zoo.data.vocabulary import PAD, UNKNOWN, Vocabulary
+
+
+@dataclass(frozen=True)
+class Histories:
+    """n histories in tokens; history r is `item[offsets[r]:offsets[r + 1]]`, oldest first.
+
+    Attributes:
+        user: (n,) int32 user tokens; UNKNOWN for a person who was never trained on.
+        offsets: (n + 1,) int64.
+        item: (E,) int32 item tokens; UNKNOWN for an item outside the catalogue.
+        timestamp: (E,) int64 milliseconds, or None.
+        columns: further event columns (E,): score, action, domain, weight ...
+    """
+
+    user: np.ndarray
+    offsets: np.ndarray
+    item: np.ndarray
+    timestamp: np.ndarray | None = None
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def from_events(cls, events: Events, rows_of: np.ndarray, users: np.ndarray, items: np.ndarray) -> Histories:
+        """Histories of the dataset users `rows_of` (ascending), from events sorted by user.
+
+        Args:
+            events: sorted by user; events of users not in `rows_of` are refused.
+            rows_of: (n,) rows of the data set's users, ascending; a user without events gets an empty history.
+            users: token of each of the data set's users.
+            items: token of each of the data set's items.
+        """
+        position = np.searchsorted(rows_of, events.user)
+        counts = np.bincount(position, minlength=len(rows_of)) if len(events) else np.zeros(len(rows_of), np.int64)
+        if len(counts) > len(rows_of):
+            raise ValueError("an event belongs to a user outside `rows_of`")
+        offsets = np.zeros(len(rows_of) + 1, np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        return cls(users[rows_of], offsets, items[events.item], events.timestamp, dict(events.columns))
+
+    @classmethod
+    def from_lists(cls, lists: list[list], items: Vocabulary, user: np.ndarray | None = None) -> Histories:
+        """Histories of plain lists of external item ids, oldest first."""
+        lengths = np.array([len(history) for history in lists], np.int64)
+        flat = [item for history in lists for item in history]
+        array = np.array(flat, dtype=object if any(isinstance(i, str) for i in flat) else None)
+        tokens = items.encode(array) if flat else np.zeros(0, np.int32)
+        if user is None:
+            user = np.full(len(lists), UNKNOWN, np.int32)
+        return cls(user, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), tokens)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) events in each history."""
+        return np.diff(self.offsets)
+
+    @property
+    def row_of_event(self) -> np.ndarray:
+        """(E,) the history that each event belongs to."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
+
+    def take(self, rows: np.ndarray | slice) -> Histories:
+        """The histories at `rows`, in that order."""
+        rows = np.arange(len(self))[rows]
+        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+            flat: np.ndarray | slice = slice(int(starts[0]), int(starts[-1] + lengths[-1]))  # contiguous: a view
+        else:
+            flat = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Histories(
+            self.user[rows],
+            offsets,
+            self.item[flat],
+            None if self.timestamp is None else self.timestamp[flat],
+            {name: column[flat] for name, column in self.columns.items()},
+        )
+
+    def batches(self, size: int):
+        """Consecutive slices of at most `size` histories."""
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
+
+    def windows(self, starts: np.ndarray, ends: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Right-padded windows over the flat arrays: the last `max_length` events of [start, end).
+
+        Args:
+            starts, ends: (B,) positions in the flat arrays.
+
+        Returns:
+            index (B, max_length) into the flat arrays (0 on padding), and real (B, max_length), True on events.
+        """
+        first = np.maximum(starts, ends - max_length)
+        index = first[:, None] + np.arange(max_length)[None, :]
+        real = index < ends[:, None]
+        return np.where(real, index, 0), real
+
+    def padded(self, max_length: int) -> np.ndarray:
+        """(n, max_length) int32: the most recent items of every history, oldest first, padded on the right."""
+        index, real = self.windows(self.offsets[:-1], self.offsets[1:], max_length)
+        if not len(self.item):
+            return np.full(index.shape, PAD, np.int32)
+        return np.where(real, self.item[index], PAD).astype(np.int32)

@@ -1,0 +1,190 @@
+"""Splits: which events train, which validate, which test. Explicit, named, with a fingerprint.
+
+Split first, count afterwards: vocabulary, popularity and features see the training part only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from config import ConfigError, SplitConfig
+from zoo.data.dataset import DataError, Dataset, Events
+
+Part = Literal["train", "validation", "test"]
+
+# What an event is to the split. A `context` event is history of a user of that part who is not trained on.
+DROPPED, TRAIN, VALIDATION, TEST, VALIDATION_CONTEXT, TEST_CONTEXT = range(6)
+TARGET = {"validation": VALIDATION, "test": TEST}
+KNOWN = {  # what may be known of a user when the part is evaluated
+    "train": (TRAIN,),
+    "validation": (TRAIN, VALIDATION_CONTEXT),
+    "test": (TRAIN, VALIDATION, TEST_CONTEXT),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """A data set and the part that each of its events belongs to.
+
+    Attributes:
+        dataset: its events are sorted by (user, timestamp, order).
+        part: (E,) int8, one of the constants of this module.
+        strategy: the name of the split.
+        notes: what was dropped and why, a line each.
+    """
+
+    dataset: Dataset
+    part: np.ndarray
+    strategy: str
+    notes: tuple[str, ...] = ()
+
+    def events(self, *parts: int) -> Events:
+        """The events of these parts, in order."""
+        return self.dataset.events.take(np.isin(self.part, parts))
+
+    def users(self, name: Literal["validation", "test"]) -> np.ndarray:
+        """Rows of the data set's users that have a target in this part, ascending."""
+        return np.unique(self.dataset.events.user[self.part == TARGET[name]])
+
+    def count(self, part: int) -> int:
+        """Events in a part."""
+        return int(np.count_nonzero(self.part == part))
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of who did what in which part, in original ids and in order."""
+        digest = hashlib.sha256(self.dataset.sha256().encode())
+        digest.update(np.ascontiguousarray(self.part))
+        return digest.hexdigest()
+
+    def summary(self) -> str:
+        """One line for people."""
+        sizes = ", ".join(f"{name} {self.count(code):,}" for name, code in (("train", TRAIN), *TARGET.items()))
+        return f"split {self.strategy}: {sizes} events, sha256 {self.sha256[:12]}"
+
+
+def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
+    """Splits as `config.strategy` says.
+
+    Raises:
+        DataError: nothing is left to train on or to test.
+        ConfigError: dates that are missing, unreadable or in the wrong order.
+    """
+    if config.strategy == "leave_one_out":
+        result = leave_one_out(dataset)
+    elif config.strategy == "temporal":
+        result = temporal(dataset, config)
+    else:
+        result = by_user(dataset, config.fraction, seed)
+    for name, part in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        if not result.count(part):
+            raise DataError(
+                f"{dataset.name}: the {config.strategy} split leaves no {name} event "
+                f"({len(dataset.events):,} events of {dataset.num_users:,} users); add data or choose another split"
+            )
+    return result
+
+
+def everything(dataset: Dataset) -> Split:
+    """All events for training: the split of a production model."""
+    return Split(dataset, np.full(len(dataset.events), TRAIN, np.int8), "everything")
+
+
+def _from_end(user: np.ndarray) -> np.ndarray:
+    """(E,) how many events of the same user follow each event; `user` is sorted."""
+    if not len(user):
+        return np.zeros(0, np.int64)
+    ends = np.flatnonzero(np.append(user[1:] != user[:-1], True))
+    return np.repeat(ends, np.diff(np.append(-1, ends))) - np.arange(len(user))
+
+
+def leave_one_out(dataset: Dataset) -> Split:
+    """Each user's last event is the test target, the one before it the validation target.
+
+    Users with fewer than three events are trained on and never tested.
+    """
+    from_end = _from_end(dataset.events.user)
+    counts = np.bincount(dataset.events.user, minlength=len(dataset.users))
+    long_enough = (counts >= 3)[dataset.events.user]
+    part = np.full(len(from_end), TRAIN, np.int8)
+    part[long_enough & (from_end == 1)] = VALIDATION
+    part[long_enough & (from_end == 0)] = TEST
+    short = int(np.count_nonzero((counts > 0) & (counts < 3)))
+    notes = (f"{short:,} users with fewer than 3 events are trained on but not tested",) if short else ()
+    return Split(dataset, part, "leave_one_out", notes)
+
+
+def temporal(dataset: Dataset, config: SplitConfig) -> Split:
+    """Two dates on the global clock: train | validation_from | test_from. Dates default to event quantiles."""
+    time = dataset.events.timestamp
+    if time is None or dataset.clock != "global":
+        raise DataError(
+            f"{dataset.name}: a temporal split needs timestamps that compare between users, and this log has "
+            f"{'none' if time is None else 'relative ones'}; use split.strategy=leave_one_out"
+        )
+    shares = (1 - 2 * config.fraction, 1 - config.fraction)
+    defaults = np.quantile(time, shares, method="lower") if len(time) else (0, 0)
+    dates = [
+        _milliseconds(date, name) if date else int(default)
+        for date, name, default in zip(
+            (config.validation_from, config.test_from),
+            ("split.validation_from", "split.test_from"),
+            defaults,
+            strict=True,
+        )
+    ]
+    if dates[0] >= dates[1]:
+        raise ConfigError(
+            f"split.validation_from ({_date(dates[0])}) must lie before split.test_from ({_date(dates[1])})"
+        )
+    part = np.where(time < dates[0], TRAIN, np.where(time < dates[1], VALIDATION, TEST)).astype(np.int8)
+    notes = [f"validation from {_date(dates[0])}, test from {_date(dates[1])}"]
+    for name, known in (("validation", (TRAIN,)), ("test", (TRAIN, VALIDATION))):
+        target = part == TARGET[name]
+        seen_before = np.zeros(len(dataset.users), bool)
+        seen_before[dataset.events.user[np.isin(part, known)]] = True
+        new = target & ~seen_before[dataset.events.user]
+        if new.any():
+            users = len(np.unique(dataset.events.user[new]))
+            notes.append(f"{users:,} users of the {name} part have no earlier event; they are ranked from nothing")
+    return Split(dataset, part, "temporal", tuple(notes))
+
+
+def by_user(dataset: Dataset, fraction: float, seed: int) -> Split:
+    """A share of the users is never trained on: their last event is the target, what precedes it their history."""
+    counts = np.bincount(dataset.events.user, minlength=len(dataset.users))
+    eligible = np.flatnonzero(counts >= 2)
+    size = max(1, round(len(eligible) * fraction))
+    if len(eligible) < 2 * size + 1:
+        raise DataError(f"{dataset.name}: {len(eligible):,} users with two events are too few for a split by user")
+    drawn = np.random.default_rng([seed, 0x5B117]).permutation(eligible)[: 2 * size]
+    part = np.full(len(dataset.events), TRAIN, np.int8)
+    last = _from_end(dataset.events.user) == 0
+    for users, target, context in (
+        (drawn[:size], VALIDATION, VALIDATION_CONTEXT),
+        (drawn[size:], TEST, TEST_CONTEXT),
+    ):
+        chosen = np.zeros(len(dataset.users), bool)
+        chosen[users] = True
+        mine = chosen[dataset.events.user]
+        part[mine] = context
+        part[mine & last] = target
+    return Split(dataset, part, "by_user", (f"{size:,} users validate and {size:,} test; none of them is trained on",))
+
+
+def _milliseconds(date: str, name: str) -> int:
+    try:
+        stamp = pd.Timestamp(date)
+    except (ValueError, TypeError):
+        raise ConfigError(f"{name}={date!r}: not a date; write 2024-01-31 or 2024-01-31T12:00") from None
+    stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp
+    return int(stamp.timestamp() * 1000)
+
+
+def _date(milliseconds: int) -> str:
+    return pd.Timestamp(int(milliseconds), unit="ms").strftime("%Y-%m-%d %H:%M:%S")

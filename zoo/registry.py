@@ -1,0 +1,76 @@
+"""Finds models by file name. Importing this module imports neither Keras nor any model."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config import ConfigError, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One keras fit.
+
+    Attributes:
+        name: what progress and files call it.
+        loader: a `zoo.data.loaders.Loader` class: the objective's batches.
+        frozen: names of the model's layers that this stage does not train.
+    """
+
+    name: str
+    loader: type
+    frozen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a model file says of itself, as its last statement `MODEL = ModelSpec(...)`.
+
+    Attributes:
+        model: the class, a `Baseline` or a `Recommender`.
+        stages: its fits in order; empty for a baseline, which is counted instead.
+        presets: complete recipes by name; `tiny` (for tests) and `base` always exist.
+        paper: source, for tables.
+        causal: whether the past must not see the future in `call`.
+    """
+
+    model: type
+    stages: tuple[Stage, ...] = ()
+    presets: Mapping[str, RunConfig]
+    paper: str = ""
+    causal: bool = True
+
+    def preset(self, name: str) -> RunConfig:
+        """The recipe of this name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if name not in self.presets:
+            raise ConfigError(f"--preset {name}: unknown; this model has {', '.join(self.presets)}")
+        return self.presets[name]
+
+
+def list_models() -> list[str]:
+    """Names of all models: the files of `zoo/models`."""
+    return sorted(path.stem for path in (Path(__file__).parent / "models").glob("*.py") if path.stem != "__init__")
+
+
+def get(name: str) -> ModelSpec:
+    """The specification of a model; imports its file, and with it Keras.
+
+    Raises:
+        ConfigError: no such model (with the nearest name).
+    """
+    known = list_models()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        raise ConfigError(f"--model {name}: unknown; {hint}")
+    module: Any = importlib.import_module(f"zoo.models.{name}")
+    return module.MODEL
