@@ -16,6 +16,7 @@ import numpy as np
 
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
+from zoo.data.vocabulary import UNKNOWN
 
 
 class Scorer(abc.ABC):
@@ -77,6 +78,14 @@ class UserEncoder(keras.Model, abc.ABC):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Scalar training objective."""
 
+    def build_weights(self) -> None:
+        """Makes every weight, so that they can be loaded, counted or trained: encodes one user of one unknown item."""
+        one = Histories(np.full(1, UNKNOWN, np.int32), np.array([0, 1]), np.full(1, UNKNOWN, np.int32))
+        self.encode_users(self.loader.inputs(one, self.catalogue, self.config))
+        if isinstance(self, Recommender):
+            self.item_embeddings()
+        self.built = True
+
     def vectors(self, histories: Histories, batch_size: int = 1024) -> np.ndarray:
         """(n, D) float32 vectors of `histories`; the last batch is padded, so that one shape is compiled."""
         blocks = list(self.vector_batches(histories, batch_size))
@@ -90,7 +99,9 @@ class UserEncoder(keras.Model, abc.ABC):
             self._encode = backends.compiled(self.encode_users, self)
         for part in histories.batches(batch_size):
             rows = np.minimum(np.arange(min(batch_size, len(histories))), len(part) - 1)  # repeats fill the last batch
-            inputs = self.loader.inputs(part.take(rows) if len(rows) != len(part) else part, self.catalogue, self.config)
+            inputs = self.loader.inputs(
+                part.take(rows) if len(rows) != len(part) else part, self.catalogue, self.config
+            )
             yield keras.ops.convert_to_numpy(self._encode(inputs))[: len(part)].astype(np.float32)
 
 

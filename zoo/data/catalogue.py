@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +32,46 @@ class Catalogue:
     user_features: FeatureTable | None = None
     item_features: FeatureTable | None = None
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as plain arrays by name, for a file without pickles; text is UTF-8 bytes and offsets."""
+        result = {"item_counts": self.item_counts, "labels": _text_array([json.dumps(self.labels)])}
+        for name, vocabulary in (("users", self.users), ("items", self.items)):
+            result[f"{name}.num_trained"] = np.array(vocabulary.num_trained)
+            if vocabulary.ids.dtype == object:
+                result |= _pack_text(f"{name}.ids", vocabulary.ids.tolist())
+            else:
+                result[f"{name}.ids"] = vocabulary.ids
+        for name, table in (("user_features", self.user_features), ("item_features", self.item_features)):
+            if table is not None:
+                result |= {f"{name}.bags": table.bags, f"{name}.numbers": table.numbers}
+                result |= _pack_text(f"{name}.names", list(table.names))
+                result |= _pack_text(f"{name}.number_names", list(table.number_names))
+        return result
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Catalogue:
+        """Takes back what `arrays` gave.
+
+        Raises:
+            KeyError: an array is missing.
+        """
+
+        def vocabulary(name: str) -> Vocabulary:
+            ids = arrays[f"{name}.ids"]
+            if f"{name}.ids.offsets" in arrays:
+                ids = np.array([*_unpack_text(f"{name}.ids", arrays), None], dtype=object)[:-1]
+            return Vocabulary(ids, int(arrays[f"{name}.num_trained"]))
+
+        def features(name: str) -> FeatureTable | None:
+            if f"{name}.bags" not in arrays:
+                return None
+            texts = [tuple(_unpack_text(f"{name}.{part}", arrays)) for part in ("names", "number_names")]
+            return FeatureTable(arrays[f"{name}.bags"], texts[0], arrays[f"{name}.numbers"], texts[1])
+
+        labels = {key: tuple(names) for key, names in json.loads(arrays["labels"].tobytes()).items()}
+        tables = features("user_features"), features("item_features")
+        return cls(vocabulary("users"), vocabulary("items"), arrays["item_counts"], *tables, labels)
 
 
 @dataclass(frozen=True)
@@ -86,7 +127,9 @@ def prepare(split: Split) -> Prepared:
         dataset.labels,
     )
     rows = np.unique(train.user)
-    return Prepared(split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token))
+    return Prepared(
+        split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token)
+    )
 
 
 def prepare_as(split: Split, catalogue: Catalogue) -> Prepared:
@@ -96,7 +139,9 @@ def prepare_as(split: Split, catalogue: Catalogue) -> Prepared:
     item_token = catalogue.items.encode(dataset.items.ids)
     train = split.events(splits.TRAIN)
     rows = np.unique(train.user)
-    return Prepared(split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token))
+    return Prepared(
+        split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token)
+    )
 
 
 def _vocabulary(entities: Entities, trained: np.ndarray) -> tuple[Vocabulary, np.ndarray]:
@@ -114,3 +159,17 @@ def _vocabulary(entities: Entities, trained: np.ndarray) -> tuple[Vocabulary, np
     token = np.full(len(entities), UNKNOWN, np.int32)
     token[order] = np.arange(len(order), dtype=np.int32) + NUM_SPECIALS
     return Vocabulary(entities.ids[order], len(seen)), token
+
+
+def _text_array(texts: list[str]) -> np.ndarray:
+    return np.frombuffer("".join(texts).encode(), np.uint8)
+
+
+def _pack_text(name: str, texts: list[str]) -> dict[str, np.ndarray]:
+    lengths = np.array([len(text.encode()) for text in texts], np.int64)
+    return {name: _text_array(texts), f"{name}.offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
+
+
+def _unpack_text(name: str, arrays: dict[str, np.ndarray]) -> list[str]:
+    data, offsets = arrays[name].tobytes(), arrays[f"{name}.offsets"].tolist()
+    return [data[start:end].decode() for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
