@@ -157,6 +157,7 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
     seed: int = Field(0, ge=0)
+    figures_dir: str = Field("figures", description="where the exploratory analysis writes")
 
 
 # ---------------------------------------------------------------------------------------------- overrides

@@ -202,6 +202,14 @@ def load(directory: Path) -> Run:
     return Run(directory, info, name, config, catalogue, model)
 
 
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """metrics.json of a run."""
+    try:
+        return json.loads((directory / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ConfigError(f"{directory / METRICS}: missing or damaged; train the run again") from None
+
+
 def read_ranks(directory: Path) -> dict[str, np.ndarray]:
     """Per-target ranks of a run, for a paired test."""
     with np.load(directory / RANKS, allow_pickle=False) as arrays:

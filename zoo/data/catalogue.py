@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 
@@ -172,4 +173,4 @@ def _pack_text(name: str, texts: list[str]) -> dict[str, np.ndarray]:
 
 def _unpack_text(name: str, arrays: dict[str, np.ndarray]) -> list[str]:
     data, offsets = arrays[name].tobytes(), arrays[f"{name}.offsets"].tolist()
-    return [data[start:end].decode() for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [data[start:end].decode() for start, end in itertools.pairwise(offsets)]

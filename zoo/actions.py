@@ -1,0 +1,398 @@
+"""What main.py can do. Each action reads top to bottom as the story of a run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import ConfigError, RunConfig, override
+from zoo import artifacts, backends, evaluation, recommending, registry, training
+from zoo.data import cleaning, sources, splits
+from zoo.data.catalogue import Prepared, prepare, prepare_as
+from zoo.data.dataset import DataError, Dataset
+from zoo.data.histories import Histories
+from zoo.data.vocabulary import UNKNOWN
+from zoo.recommender import Baseline, Recommender
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line, resolved."""
+
+    name: str
+    preset: str
+    config: RunConfig
+    run_dir: Path
+    resume: bool
+    models: tuple[str, ...] = ()
+
+
+def run(action: str, options: Namespace) -> None:
+    """Runs one action of `ACTIONS` as main.py understood it."""
+    ACTIONS[action](options)
+
+
+# ------------------------------------------------------------------------------------------------ the actions
+
+
+def exploratory_data_analysis(options: Namespace) -> None:
+    """Figures of the log and a report in words."""
+    from eda.report import explore
+
+    request = _request(options)
+    report = explore(_read(request.config), Path(request.config.figures_dir), request.config)
+    print(f"report: {report}")
+
+
+def train_validation_model(options: Namespace) -> None:
+    """Trains on the past, stops on validation, reports the test score."""
+    request = _request(options)
+    _announce(request)
+    metrics = _validate(request, prepare(_split(request.config)))
+    print(evaluation.describe(metrics))
+    print(f"run: {request.run_dir}")
+
+
+def train_production_model(options: Namespace) -> None:
+    """Trains on everything, for the epochs that validation found best."""
+    request = _request(options, from_run=True)
+    _announce(request)
+    directory = request.run_dir / "production"
+    config = request.config
+    best_epoch = None
+    if artifacts.exists(request.run_dir):
+        best_epoch = artifacts.read_info(request.run_dir).get("best_epoch")
+    if best_epoch:
+        print(f"epochs: {best_epoch}, the best of the validation run in {request.run_dir}")
+        config = override(config, [f"train.epochs={best_epoch}"])
+    elif registry.get(request.name).stages:
+        print(f"epochs: {config.train.epochs}, as configured; no validation run in {request.run_dir} says how many")
+    prepared = prepare(splits.everything(_read(config)))
+    config = override(config, ["train.patience=null", "train.reduce_on_plateau=null"])
+    model, result = _train(request, config, prepared, directory, ())
+    artifacts.save(
+        directory,
+        request.name,
+        config,
+        model,
+        trained_on="everything",
+        facts=_facts(request, prepared, result),
+        history=_working(directory) / "history.csv",
+    )
+    _clear(directory)
+    print(f"run: {directory}")
+
+
+def compute_predictions(options: Namespace) -> None:
+    """Top-N items of every user, as recommendations.json."""
+    run, config = _load_run(options)
+    users, histories = _asked_users(run, config)
+    allowed = recommending.allowed_items(run.catalogue, config.predict)
+    path = _run_dir(options) / f"recommendations.{config.predict.format}"
+    batches = recommending.recommend(
+        run.model, histories, config.predict.num_items, config.predict.exclude_seen, allowed
+    )
+    count = recommending.write(path, config.predict.format, users, run.catalogue.items, batches)
+    print(f"recommendations for {count:,} users: {path}")
+
+
+def evaluate(options: Namespace) -> None:
+    """Scores a saved run again, perhaps under other rules, and writes evaluation.json."""
+    run, config = _load_run(options, production=False)
+    if run.trained_on_everything:
+        raise ConfigError(
+            f"{run.directory}: trained on everything, its test part included; evaluate its validation run"
+        )
+    prepared = prepare_as(_split(config), run.catalogue)
+    metrics, _ = _evaluate(run.model, prepared, config)
+    if run.info["split_sha256"] != prepared.split.sha256:
+        print("warning: this is not the split that the run was trained with; its test may lie in the training data")
+    print(evaluation.describe(metrics))
+    artifacts.write_json(run.directory / "evaluation.json", metrics)
+    print(f"evaluation: {run.directory / 'evaluation.json'}")
+
+
+def compare_models(options: Namespace) -> None:
+    """Trains several models on one split, or loads those already trained, and writes a table and a figure."""
+    from eda.plots import model_comparison
+
+    names = tuple(name.strip() for name in (options.models or "").split(",") if name.strip())
+    if not names:
+        raise ConfigError("compare_models needs --models, for example --models most_popular,seq_item_knn,two_tower")
+    directory = options.run_dir or Path("runs/comparison")
+    requests = [_request(options, name, directory / name, shared=names) for name in names]
+    split = _split(requests[0].config)
+    results: dict[str, dict[str, Any]] = {}
+    for request in requests:
+        if _already_trained(request, split):
+            print(f"{request.name}: already trained in {request.run_dir}")
+            results[request.name] = artifacts.read_metrics(request.run_dir)
+        else:
+            _announce(request)
+            results[request.name] = _validate(request, prepare(split))
+    comparison = evaluation.comparison(
+        results,
+        {request.name: artifacts.read_ranks(request.run_dir) for request in requests},
+        requests[0].config.evaluate,
+    )
+    artifacts.write_json(directory / "comparison.json", comparison)
+    table = evaluation.markdown(comparison)
+    with artifacts.replacing(directory / "comparison.md") as temporary:
+        temporary.write_text(table, encoding="utf-8")
+    with artifacts.replacing(directory / "comparison.png") as temporary:
+        model_comparison(comparison).savefig(temporary)
+    print(table)
+    print(f"comparison: {directory / 'comparison.md'}, .json and .png")
+
+
+def export_embeddings(options: Namespace) -> None:
+    """Writes users' and items' vectors as client_ids.npy, embeddings.npy, item_ids.npy and item_embeddings.npy."""
+    run, config = _load_run(options)
+    if not isinstance(run.model, Recommender):
+        raise ConfigError(f"{run.name} has no embeddings: it scores items without vectors")
+    users, histories = _asked_users(run, config)
+    recommending.export_embeddings(run.model, histories, users, _run_dir(options), config.predict)
+    print(f"embeddings of {len(users):,} users and {len(run.catalogue.items.ids):,} items: {_run_dir(options)}")
+
+
+def show_config(options: Namespace) -> None:
+    """Prints every knob of a run, as JSON that reads back."""
+    print(_request(options).config.model_dump_json(indent=2))
+
+
+def list_models(options: Namespace) -> None:
+    """Prints the models and their presets."""
+    for name in registry.list_models():
+        spec = registry.get(name)
+        print(f"{name:<14} {spec.paper}\n{'':<14} presets: {', '.join(spec.presets)}")
+
+
+ACTIONS = {
+    action.__name__: action
+    for action in (
+        exploratory_data_analysis,
+        train_validation_model,
+        train_production_model,
+        compute_predictions,
+        evaluate,
+        compare_models,
+        export_embeddings,
+        show_config,
+        list_models,
+    )
+}
+
+# ------------------------------------------------------------------------------------------------ what they share
+
+
+def _run_dir(options: Namespace) -> Path:
+    return options.run_dir or Path("runs") / options.model
+
+
+def _request(
+    options: Namespace,
+    name: str | None = None,
+    run_dir: Path | None = None,
+    *,
+    shared: tuple[str, ...] = (),
+    from_run: bool = False,
+) -> Request:
+    """Defaults < preset < overrides; with `from_run`, a run already in the directory takes the preset's place.
+
+    Args:
+        shared: models that share the overrides; one that a model has no knob for is left to the others.
+    """
+    name = name or options.model
+    run_dir = run_dir or _run_dir(options)
+    spec = registry.get(name)
+    preset = options.preset or (options.data if options.data in spec.presets else None)
+    if preset is None and options.data is None and "sample" in spec.presets:
+        preset = "sample"
+    if from_run and options.preset is None and artifacts.exists(run_dir):
+        saved, config = artifacts.read_config(run_dir)
+        if saved != name:
+            raise ConfigError(
+                f"{run_dir}: holds a run of {saved}, not of {name}; give --model {saved} or another --run-dir"
+            )
+        preset = artifacts.read_info(run_dir).get("preset", "base")
+    else:
+        preset = preset or "base"
+        if shared and preset not in spec.presets:
+            preset = "base"
+        config = spec.preset(preset)
+    if options.data:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"path": options.data})})
+    return Request(name, preset, _overridden(config, options.override, shared), run_dir, options.resume, shared)
+
+
+def _overridden(config: RunConfig, assignments: list[str], shared: tuple[str, ...]) -> RunConfig:
+    if not shared:
+        return override(config, assignments)
+    for assignment in assignments:
+        try:
+            config = override(config, [assignment])
+        except ConfigError:
+            others = [registry.get(name).presets["base"] for name in shared]
+            if not any(_accepts(other, assignment) for other in others):
+                raise
+    return config
+
+
+def _accepts(config: RunConfig, assignment: str) -> bool:
+    try:
+        override(config, [assignment])
+    except ConfigError:
+        return False
+    return True
+
+
+def _announce(request: Request) -> None:
+    backends.configure(request.config.train)
+    backends.seed(request.config.seed)
+    print(f"{request.name}, preset {request.preset}, on {backends.name()} ({backends.device()})", flush=True)
+
+
+def _read(config: RunConfig) -> Dataset:
+    """The cleaned data set of a run."""
+    dataset = cleaning.clean(sources.load(config.data, config.sample, config.seed), config.data)
+    for note in dataset.notes:
+        print(f"  {note}")
+    print(dataset.summary(), flush=True)
+    if dataset.num_items < 2 or dataset.num_users < 2:
+        raise DataError(
+            f"{dataset.name}: {dataset.num_users} user and {dataset.num_items} item are too few to recommend anything; "
+            "at least two of each are needed"
+        )
+    return dataset
+
+
+def _split(config: RunConfig) -> splits.Split:
+    split = splits.split(_read(config), config.split, config.seed)
+    for note in split.notes:
+        print(f"  {note}")
+    print(split.summary(), flush=True)
+    return split
+
+
+def _validate(request: Request, prepared: Prepared) -> dict[str, Any]:
+    """Trains on the training part, evaluates validation and test, saves the run; returns its metrics."""
+    config = request.config
+    histories, targets = prepared.cases("validation")
+    monitor = evaluation.RankingEvaluation(histories, targets, prepared.catalogue, config)
+    model, result = _train(request, config, prepared, request.run_dir, (monitor,))
+    metrics, ranks = _evaluate(model, prepared, config)
+    artifacts.save(
+        request.run_dir,
+        request.name,
+        config,
+        model,
+        trained_on="train",
+        facts=_facts(request, prepared, result),
+        metrics=metrics,
+        ranks=ranks,
+        history=_working(request.run_dir) / "history.csv",
+    )
+    _clear(request.run_dir)
+    return metrics
+
+
+def _train(request: Request, config: RunConfig, prepared: Prepared, directory: Path, callbacks: tuple) -> tuple:
+    """(model, result of the fit); a baseline is counted and has no result."""
+    backends.seed(config.seed)
+    model = artifacts.build(request.name, config, prepared.catalogue)
+    if isinstance(model, Baseline):
+        started = time.perf_counter()
+        model.fit(prepared.train)
+        print(f"counted in {time.perf_counter() - started:.1f} s")
+        return model, None
+    working = _working(directory)
+    return model, training.fit(model, registry.get(request.name), prepared, config, working, callbacks, request.resume)
+
+
+def _working(directory: Path) -> Path:
+    """Where a training keeps its checkpoint until the run is complete."""
+    return directory / "unfinished"
+
+
+def _clear(directory: Path) -> None:
+    shutil.rmtree(_working(directory), ignore_errors=True)
+
+
+def _evaluate(model: Any, prepared: Prepared, config: RunConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(contents of metrics.json, ranks of the test targets)."""
+    metrics: dict[str, Any] = {}
+    for part in ("validation", "test"):
+        histories, targets = prepared.cases(part)
+        result = evaluation.evaluate(model, histories, targets, prepared.catalogue, config.evaluate, config.seed)
+        metrics[part] = result.metrics
+    metrics["intervals"] = result.intervals
+    metrics["slices"] = result.slices
+    metrics["audit"] = evaluation.audit(prepared, "test", config.evaluate, result)
+    return metrics, result.ranks
+
+
+def _facts(request: Request, prepared: Prepared, result: Any) -> dict[str, Any]:
+    return {
+        "preset": request.preset,
+        "backend": backends.name(),
+        "versions": backends.versions(),
+        "device": backends.device(),
+        "data_sha256": prepared.split.dataset.sha256(),
+        "split_sha256": prepared.split.sha256,
+        "best_epoch": None if result is None else result.best_epoch,
+        "seconds": None if result is None else round(result.seconds, 1),
+    }
+
+
+def _already_trained(request: Request, split: splits.Split) -> bool:
+    """Whether the directory holds this very run: same model, knobs and split."""
+    if not artifacts.exists(request.run_dir):
+        return False
+    name, config = artifacts.read_config(request.run_dir)
+    info = artifacts.read_info(request.run_dir)
+    return name == request.name and config == request.config and info["split_sha256"] == split.sha256
+
+
+def _load_run(options: Namespace, production: bool = True) -> tuple[artifacts.Run, RunConfig]:
+    """The run in the directory (the production model where there is one), and its configuration with overrides."""
+    directory = _run_dir(options)
+    if production and artifacts.exists(directory / "production"):
+        directory = directory / "production"
+    run = artifacts.load(directory)
+    config = run.config
+    if options.data:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"path": options.data})})
+    config = override(config, options.override)
+    if config.model != run.config.model:
+        raise ConfigError("the hyperparameters of a trained model cannot be overridden; train it again with them")
+    backends.configure(config.train)
+    print(f"{run.name} of {directory}, on {backends.name()} ({backends.device()})", flush=True)
+    return run, config
+
+
+def _asked_users(run: artifacts.Run, config: RunConfig) -> tuple[np.ndarray, Histories]:
+    """(original ids, histories) of the users to recommend to."""
+    predict = config.predict
+    if predict.histories:
+        data = config.data.model_copy(update={"path": predict.histories, "layout": "auto", "query": None})
+        dataset = sources.load(data, config.sample, config.seed)
+        print(dataset.summary())
+        prepared = prepare_as(splits.everything(dataset), run.catalogue)
+        if (prepared.item_token == UNKNOWN).all():
+            raise DataError(f"{predict.histories}: none of its items is in the catalogue of {run.directory}")
+    else:
+        prepared = prepare_as(splits.everything(_read(config)), run.catalogue)
+        if (prepared.user_token == UNKNOWN).all() and (prepared.item_token == UNKNOWN).all():
+            raise DataError(f"{config.data.path}: none of its users and items is known to the run in {run.directory}")
+    histories = prepared.all_histories()
+    ids = prepared.split.dataset.users.ids[np.unique(prepared.split.dataset.events.user)]
+    if predict.users is None:
+        return ids, histories
+    rows = recommending.asked_rows(ids, predict.users)
+    return ids[rows], histories.take(rows)
