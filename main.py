@@ -27,11 +27,12 @@ WHOLE_RUN = list(ACTIONS)[:4]
 
 
 def parse_args(arguments):
+    """Options of the command line; a mistake exits with code 2."""
     actions = "\n".join(f"  {name:<27}{text}" for name, text in ACTIONS.items())
     parser = argparse.ArgumentParser(
         prog="python main.py",
         description=__doc__,
-        epilog=f"actions:\n{actions}\n\nThe backend is KERAS_BACKEND (jax, tensorflow or torch), or the first installed.",
+        epilog=f"actions:\n{actions}\n\nKERAS_BACKEND is jax, tensorflow or torch; unset, the first installed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -73,6 +74,7 @@ def choose_backend():
 
 
 def main(arguments=None):
+    """Runs what the command line asks for; returns the exit code."""
     options = parse_args(arguments)
     try:
         choose_backend()

@@ -1,0 +1,24 @@
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: sample test lint install
+
+sample: $(VENV)/sample ## install with JAX and run the main job on the built-in sample
+	$(PY) main.py
+
+test: $(VENV)/test ## install all three backends and run the tests, one process a backend
+	KERAS_BACKEND=jax $(PY) -m pytest
+	KERAS_BACKEND=tensorflow $(PY) -m pytest -m "not once"
+	KERAS_BACKEND=torch $(PY) -m pytest -m "not once"
+
+lint: $(VENV)/test
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+$(VENV)/sample: pyproject.toml
+	$(PYTHON) -m venv $(VENV) && $(PY) -m pip install -q '.[jax]' && touch $@
+
+$(VENV)/test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) && $(PY) -m pip install -q -c constraints.txt torch && \
+	$(PY) -m pip install -q -c constraints.txt -e '.[jax,tensorflow-cpu,torch,rs,databases,dev]' && touch $@
