@@ -1,0 +1,94 @@
+"""Three backends, one model: the same weights give the same scores, gradients and thirty steps of Adam.
+
+The reference in tests/golden was written by `python -m tests.test_parity` under one backend; each backend is held
+to it. Weights are made by NumPy from the name of the variable, so no backend's random numbers take part.
+"""
+
+import hashlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from config import SampleConfig, override
+from zoo import artifacts, backends, registry
+from zoo.data import sources, splits
+from zoo.data.catalogue import prepare
+from zoo.recommender import Baseline
+
+GOLDEN = Path(__file__).parent / "golden"
+SAMPLE = SampleConfig(num_users=120, num_items=50, num_days=40, events_per_user=16, noise=0.1)
+STEPS = 30
+
+
+def prepared_model(name):
+    config = registry.get(name).preset("tiny").model_copy(update={"sample": SAMPLE})
+    silent = [f"model.{knob}=0" for knob in type(config.model).model_fields if "dropout" in knob]
+    config = override(config, [*silent, "train.batch_size=64"])
+    prepared = prepare(splits.split(sources.load(config.data, config.sample, 0), config.split))
+    return config, prepared, artifacts.build(name, config, prepared.catalogue)
+
+
+def _short(variable):
+    """Path without the model's own name, which counts its instances."""
+    return variable.path.partition("/")[2]
+
+
+def set_numpy_weights(model):
+    """Matrices are drawn anew; vectors (scales, biases) are nudged from where they start."""
+    for variable in model.trainable_variables:
+        name = f"{_short(variable)} {tuple(variable.shape)}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        noise = np.random.default_rng(seed).normal(0, 0.1, variable.shape)
+        start = keras.ops.convert_to_numpy(variable) if len(variable.shape) < 2 else 0.0
+        variable.assign(start + noise)
+
+
+def measure(name):
+    """Everything that must agree, as arrays by name."""
+    config, prepared, model = prepared_model(name)
+    histories = prepared.cases("test")[0].take(np.arange(16))
+    if isinstance(model, Baseline):
+        model.fit(prepared.train)
+        return {"scores": model.score(histories)}
+    keras.utils.set_random_seed(0)
+    model.build_weights()
+    set_numpy_weights(model)
+    loader = registry.get(name).stages[-1].loader(prepared.train, prepared.catalogue, config)
+    loader.set_epoch(0)
+    result = {"scores": model.score(histories)}
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(loader[0])
+
+    def loss():
+        return model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight, training=True)
+
+    gradients = backends.gradients(loss, model.trainable_variables)
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        result[f"gradient {_short(variable)}"] = keras.ops.convert_to_numpy(gradient)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), jit_compile=False)
+    batches = [loader[i % len(loader)] for i in range(STEPS)]
+    result["losses"] = np.array([float(model.train_on_batch(*batch)) for batch in batches])
+    for variable in model.trainable_variables:
+        result[f"weight {_short(variable)}"] = keras.ops.convert_to_numpy(variable)
+    result["scores after"] = model.score(histories)
+    return result
+
+
+@pytest.mark.parametrize("name", registry.list_models())
+def test_agrees_with_the_reference(name):
+    path = GOLDEN / f"{name}.npz"
+    assert path.exists(), f"{path.name} is missing: run python -m tests.test_parity"
+    with np.load(path) as golden:
+        mine = measure(name)
+        assert set(mine) == set(golden)
+        for key, value in mine.items():
+            scale = np.abs(golden[key]).max()
+            np.testing.assert_allclose(value, golden[key], rtol=1e-4, atol=1e-4 * scale, err_msg=key)
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for model_name in registry.list_models():
+        np.savez_compressed(GOLDEN / f"{model_name}.npz", **measure(model_name))
+        print(model_name)
