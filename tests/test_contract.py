@@ -65,7 +65,7 @@ def test_shapes_and_finiteness(trained):
 
 
 def test_empty_and_unknown_histories_are_scored(trained):
-    _, _, prepared, model = trained
+    _, _, _prepared, model = trained
     strange = Histories(
         np.full(3, UNKNOWN, np.int32), np.array([0, 0, 1, 3]), np.array([UNKNOWN, UNKNOWN, NUM_SPECIALS], np.int32)
     )

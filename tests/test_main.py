@@ -63,7 +63,7 @@ def test_the_whole_run_writes_what_it_promises(zoo, tmp_path):
 def test_each_action_finds_the_run_of_the_one_before(zoo, tmp_path):
     arguments = ("--model", "item_knn", "--run-dir", "run", "--override", SMALL)
     assert zoo("train_validation_model", *arguments)[0] == 0
-    code, output, _ = zoo("evaluate", "--run-dir", "run", "--override", "evaluate.exclude_seen=false")
+    code, _output, _ = zoo("evaluate", "--run-dir", "run", "--override", "evaluate.exclude_seen=false")
     assert code == 0
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["audit"]["seen_items"] != "excluded"
     code, _, error = zoo("compute_predictions", "--run-dir", "run", "--override", "num_items=3,predict.format=jsonl")
