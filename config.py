@@ -14,7 +14,7 @@ import difflib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SerializeAsAny, ValidationError
 
 
 class ConfigError(ValueError):
@@ -125,10 +125,11 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Full-catalogue ranking."""
 
-    top_k: tuple[int, ...] = (1, 5, 10, 20, 50)
+    top_k: tuple[PositiveInt, ...] = Field((1, 5, 10, 20, 50), min_length=1)
     exclude_seen: bool = True
     bootstrap: int = Field(1000, ge=0, description="resamples behind each interval; 0: none")
-    short_history: int = Field(5, ge=1, description="histories up to this length form the slice `short`")
+    short_history: int = Field(5, ge=1, description="histories up to this length form the slice `short_histories`")
+    cold_item: int = Field(5, ge=0, description="targets with up to this many training events: slice `cold_items`")
 
 
 class PredictConfig(Section):
