@@ -10,7 +10,7 @@ The plan, in numbers (each is a constant below):
 * **Order.** Looks come in sessions (a look opens a new one with chance 1/8), a session stays in one domain. Within a
   session the next look is the complement of the last item (the next of its kit; the last of a kit has none) with chance
   0.85, and otherwise a free choice: category by taste, item by the popularity of the week, mostly (70 %) the first of a
-  kit. An item already seen is passed over where possible.
+  kit, and not an item already seen, where there is another.
 * **Drift.** Two thirds of the kits are there when the shop opens, the others arrive over time, on Mondays (`launched`);
   the popularity of a kit decays by 1/e in 30 days, to a floor of 5 %.
 * **Funnel.** A look ends in the cart more often the better the category suits (15 % + 0.5 × taste), and the cart in a
@@ -288,34 +288,37 @@ def _items(rng, noise, user, domain, week, opens, category, complement, populari
     launch_order = np.argsort(-(popularity > 0).sum(axis=0), kind="stable")
     present = (popularity > 0).sum(axis=1)
     random = rng.random(len(user)) < noise
-    item = np.where(random, launch_order[rng.integers(0, present[week])], choose(np.arange(len(user))))
+    chosen = np.where(random, launch_order[rng.integers(0, present[week])], choose(np.arange(len(user))))
     follows = ~random & ~opens & (rng.random(len(user)) < FOLLOW)
-    chosen = item
-    for _ in range(10):  # each time, what was seen before is passed over for another free choice
-        item = _followed(chosen, follows, complement)
-        pair = user * np.int64(number) + item
+    item, free = _followed(chosen, follows, complement)
+    for _ in range(10):  # each time, free choices of what was seen before are made again
         seen = np.ones(len(user), bool)
-        seen[np.unique(pair, return_index=True)[1]] = False
-        again = np.flatnonzero(seen & ~random)
+        seen[np.unique(user * np.int64(number) + item, return_index=True)[1]] = False
+        again = np.flatnonzero(seen & free & ~random)
         if not len(again):
             break
-        follows[again] = False
         chosen[again] = choose(again)
-    return _followed(chosen, follows, complement)
+        item, free = _followed(chosen, follows, complement)
+    return item
 
 
-def _followed(chosen: np.ndarray, follows: np.ndarray, complement: np.ndarray) -> np.ndarray:
-    """Items, where each look that follows takes the complement of the item before it, if that has one."""
+def _followed(chosen: np.ndarray, follows: np.ndarray, complement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Items, where each look that follows takes the complement of the item before it, if that has one.
+
+    Returns:
+        the items, and where they are the chosen ones.
+    """
     item = chosen.copy()
     place = np.arange(len(item))
     run = place - np.maximum.accumulate(np.where(follows, 0, place))  # looks since the last one that did not follow
     order = np.argsort(run, kind="stable")
-    bounds = np.searchsorted(run[order], np.arange(1, run.max(initial=0) + 2))
-    for start, end in pairwise(bounds):
+    free = ~follows
+    for start, end in pairwise(np.searchsorted(run[order], np.arange(1, run.max(initial=0) + 2))):
         rows = order[start:end]
-        next_item = complement[item[rows - 1]]
-        item[rows] = np.where(next_item >= 0, next_item, chosen[rows])
-    return item
+        following = complement[item[rows - 1]]
+        item[rows] = np.where(following >= 0, following, chosen[rows])
+        free[rows] = following < 0
+    return item, free
 
 
 def _reworded(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
