@@ -1,0 +1,231 @@
+"""Summary: the numbers of a log, once computed, for the report's table and its verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eda import statistics, units
+from zoo.data.dataset import Clock, Dataset
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How events spread over users or over items.
+
+    Attributes:
+        size: users (items) with at least one event.
+        mean, median, largest: events of one.
+        p95: 95 % have at most so many.
+        gini: 0 equal, towards 1 concentrated.
+        top_share: share of all events on the top 10 %.
+        below: share with fewer than three events (users) or five events (items).
+    """
+
+    size: int
+    mean: float
+    median: float
+    p95: float
+    largest: int
+    gini: float
+    top_share: float
+    below: float
+
+    @classmethod
+    def of(cls, counts: np.ndarray, enough: int) -> Spread:
+        """The spread of `counts`; whoever has fewer than `enough` is `below`."""
+        return cls(
+            len(counts),
+            float(counts.mean()),
+            float(np.median(counts)),
+            float(np.quantile(counts, 0.95)),
+            int(counts.max()),
+            statistics.gini(counts),
+            statistics.top_share(counts, 0.1),
+            float((counts < enough).mean()),
+        )
+
+
+@dataclass(frozen=True)
+class Clockwork:
+    """What the timestamps say; durations in milliseconds.
+
+    Attributes:
+        first, last: of the whole log.
+        resolution: what all timestamps are multiples of.
+        tied: share of events that bear the same timestamp as another event of their user.
+        last_tied: share of users (of two events or more) whose last event ties with the one before.
+        user_span: median time between a user's first and last event (of two events or more).
+        one_day: share of those users whose events all lie within 24 hours.
+        gap: median between two events of a user.
+        session: mean events in a session.
+        single: share of sessions of one event.
+        sessions_per_user: mean.
+        returning: of the users of the last tenth of the log, the share seen before; None unless the clock is global.
+        future: share of training events after the event to predict, in a leave-one-out split; None as above.
+    """
+
+    first: int
+    last: int
+    resolution: str
+    tied: float
+    last_tied: float
+    user_span: float
+    one_day: float
+    gap: float
+    session: float
+    single: float
+    sessions_per_user: float
+    returning: float | None
+    future: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that the table and the verdict are made of.
+
+    Attributes:
+        repeats: share of events with an item that the user had before; `immediate`: with the item just before.
+        order_lift: how much more often steps between items recur than in shuffled histories; None: unknown.
+        duplicates: events equal to an earlier one in user, item, action and timestamp.
+        extreme: (limit, users above it, their share of events).
+        top10: share of all events on the ten most popular items.
+        long: share of users with more than `statistics.HISTORY_LENGTH` events.
+        scores: (lowest, mean, highest, distinct values), where there are scores.
+    """
+
+    name: str
+    clock: Clock
+    events: int
+    users: Spread
+    items: Spread
+    repeats: float
+    immediate: float
+    order_lift: float | None
+    duplicates: int
+    extreme: tuple[int, int, float]
+    top10: float
+    long: float
+    scores: tuple[float, float, float, int] | None
+    time: Clockwork | None
+
+    @property
+    def density(self) -> float:
+        """Events per cell of the users x items matrix; above 1 where repeats are many."""
+        return self.events / (self.users.size * self.items.size)
+
+
+def summarise(dataset: Dataset) -> Summary:
+    """All numbers of a log with at least one event."""
+    users, items = statistics.user_counts(dataset), statistics.item_counts(dataset)
+    scores = dataset.events.columns.get("score")
+    distinct = np.unique(scores) if scores is not None else None
+    return Summary(
+        dataset.name,
+        dataset.clock,
+        len(dataset.events),
+        Spread.of(users, 3),
+        Spread.of(items, 5),
+        float(statistics.is_repeat(dataset).mean()),
+        float(statistics.is_immediate_repeat(dataset).mean()),
+        statistics.order_lift(dataset),
+        int(np.count_nonzero(statistics.is_duplicate(dataset))),
+        statistics.extreme_users(dataset),
+        float(np.sort(items)[-10:].sum() / items.sum()),
+        float((users > statistics.HISTORY_LENGTH).mean()),
+        None
+        if scores is None or distinct is None
+        else (float(distinct[0]), float(scores.mean(dtype=np.float64)), float(distinct[-1]), len(distinct)),
+        _clockwork(dataset),
+    )
+
+
+def _clockwork(dataset: Dataset) -> Clockwork | None:
+    time, user = dataset.events.timestamp, dataset.events.user
+    if time is None:
+        return None
+    is_first = np.append(True, user[1:] != user[:-1])
+    starts, ends = np.flatnonzero(is_first), np.flatnonzero(np.append(is_first[1:], True))
+    several = ends > starts
+    span = (time[ends] - time[starts])[several]
+    gaps, sessions, tied = statistics.gaps(dataset), statistics.session_lengths(dataset), statistics.tied(dataset)
+    compares = dataset.clock == "global"
+    return Clockwork(
+        int(time.min()),
+        int(time.max()),
+        statistics.resolution(time),
+        float(tied.mean()),
+        float(tied[ends[several]].mean()) if several.any() else 0.0,
+        float(np.median(span)) if several.any() else 0.0,
+        float((span <= units.DAY).mean()) if several.any() else 0.0,
+        float(np.median(gaps)) if len(gaps) else 0.0,
+        float(sessions.mean()),
+        float((sessions == 1).mean()),
+        len(sessions) / len(starts),
+        statistics.returning_share(dataset) if compares else None,
+        statistics.future_share(dataset) if compares else None,
+    )
+
+
+def table(summary: Summary) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The numbers in words: [(heading, [(name, value), ...]), ...]."""
+    users, items, time = summary.users, summary.items, summary.time
+    groups = [
+        (
+            "Size",
+            [
+                ("Users", units.count(users.size)),
+                ("Items", units.count(items.size)),
+                ("Events", units.count(summary.events)),
+                ("Density (events per user × item)", units.percent(summary.density)),
+                ("Exact duplicates", units.count(summary.duplicates)),
+            ],
+        )
+    ]
+    for noun, spread, enough in (("user", users, 3), ("item", items, 5)):
+        rows = [
+            ("Mean", units.count(round(spread.mean, 1))),
+            ("Median", units.count(spread.median)),
+            ("95th percentile", units.count(spread.p95)),
+            ("Maximum", units.count(spread.largest)),
+            (f"Share of {noun}s with fewer than {enough}", units.percent(spread.below)),
+            (f"Events on the top 10% of {noun}s", units.percent(spread.top_share)),
+            ("Gini coefficient", f"{spread.gini:.2f}"),
+        ]
+        groups.append((f"Events per {noun}", rows))
+    repetition = [
+        ("Repeat rate (item the user had before)", units.percent(summary.repeats)),
+        ("Immediate repeats (same item as just before)", units.percent(summary.immediate)),
+        ("Events on the 10 most popular items", units.percent(summary.top10)),
+    ]
+    if summary.order_lift is not None:
+        repetition.append(("Recurring steps, against shuffled histories", f"× {summary.order_lift:.1f}"))
+    groups.append(("Behaviour", repetition))
+    if time is not None:
+        rows = [("Time between events of a user, median", units.duration(time.gap))]
+        if summary.clock == "global":
+            rows = [
+                ("First event (UTC)", units.date(time.first, with_time=True)),
+                ("Last event (UTC)", units.date(time.last, with_time=True)),
+                ("Time span", units.duration(time.last - time.first)),
+                *rows,
+            ]
+        rows += [
+            ("First to last event of a user, median", units.duration(time.user_span)),
+            ("Tie rate (same user, same time)", units.percent(time.tied)),
+            ("Resolution of the clock", time.resolution),
+            ("Events per session (30 minutes), mean", units.count(round(time.session, 1))),
+            ("Sessions per user, mean", units.count(round(time.sessions_per_user, 1))),
+        ]
+        groups.append(("Time", rows))
+    if summary.scores is not None:
+        low, mean, high, distinct = summary.scores
+        rows = [
+            ("Lowest", f"{low:g}"),
+            ("Mean", f"{mean:.3g}"),
+            ("Highest", f"{high:g}"),
+            ("Different values", units.count(distinct)),
+        ]
+        groups.append(("Scores", rows))
+    return groups
