@@ -1,0 +1,165 @@
+"""The embedded DuckDB: how it is opened, asked, watched, and what its errors mean to people."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from zoo.data.dataset import DataError
+from zoo.data.sources import cache
+
+_INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")} | {
+    "INTEGER",
+    "UINTEGER",
+}
+_PROGRESS_AFTER = 2.0  # seconds of silence before a long step shows how far it is
+
+
+def connect(cache_dir: str | None = None) -> duckdb.DuckDBPyConnection:
+    """A private in-memory DuckDB that keeps the order of files, spills into the cache and loads no extension."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    connection = duckdb.connect(
+        config={
+            "threads": str(os.cpu_count() or 1),
+            "memory_limit": f"{memory // 2 // 2**20}MiB",
+            "temp_directory": str(cache.directory(cache_dir) / f"spill-{os.getpid()}"),
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "preserve_insertion_order": "true",
+        }
+    )
+    for setting in ("TimeZone = 'UTC'", "enable_progress_bar = true", "enable_progress_bar_print = false"):
+        connection.execute(f"SET {setting}")
+    return connection
+
+
+def quoted(identifier: str) -> str:
+    """A column or table name, safe inside SQL."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text value, safe inside SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def schema(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
+    """{column: SQL type} of a SELECT."""
+    return {row[0]: row[1] for row in connection.execute(f"DESCRIBE {sql}").fetchall()}
+
+
+def id_type(value: str, kind: str, where: str) -> tuple[str, str]:
+    """The SQL type that ids of the type `kind` are kept in (BIGINT, DOUBLE, VARCHAR, JSON) and SQL that reads them so.
+
+    Raises:
+        DataError: no type of ids; the message starts with `where`.
+    """
+    if kind in _INTEGERS or re.fullmatch(r"DECIMAL\(\d+,0\)", kind):
+        return "BIGINT", f"CAST({value} AS BIGINT)"
+    if kind in ("FLOAT", "DOUBLE"):
+        return "DOUBLE", f"CASE WHEN NOT isnan({value}) THEN CAST({value} AS DOUBLE) END"
+    if kind in ("VARCHAR", "UUID") or kind.startswith("ENUM"):
+        return "VARCHAR", f"CAST({value} AS VARCHAR)"
+    if kind == "JSON":  # DuckDB's word for a column of JSON lines that holds several types
+        return "JSON", value
+    raise DataError(f"{where} ids are of the type {kind}; wanted integers, floats or text")
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarray]:
+    """The columns of a SELECT: numbers as they are (NULL is NaN), the rest as objects (NULL is None)."""
+    columns: dict[str, Any] = connection.execute(sql).fetchnumpy()
+    for name, array in columns.items():
+        if np.ma.isMaskedArray(array) and array.dtype.kind == "O":
+            columns[name] = array.filled(None)
+        elif np.ma.isMaskedArray(array):
+            columns[name] = array.filled(np.nan) if array.dtype.kind == "f" else array.astype(float).filled(np.nan)
+    return columns
+
+
+def scalar(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
+    """The first value of a SELECT."""
+    row = connection.execute(sql).fetchone()
+    return row[0] if row else None
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turns an error of DuckDB into one line that says what to do."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise DataError(f"{name}: {_explanation(str(error))}") from None
+
+
+def _explanation(message: str) -> str:
+    line = re.search(r"Line: (\d+)", message)
+    where = f"line {int(line[1]):,}: " if line else ""
+    if "not utf-8" in message or "UTF-8" in message:
+        return f"{where}not UTF-8; convert it first: iconv -f latin1 -t utf-8 OLD > NEW"
+    if "GZIP" in message:
+        return "the gzip stream ends too early or is damaged; copy the file again"
+    if counts := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
+        return f"{where}{counts[2]} fields where the header has {counts[1]}; correct the line or quote its text"
+    if "state machine" in message:
+        return f"{where}not a regular CSV; check the quotes, and that all lines end alike"
+    if "Out of Memory" in message or "No space left" in message:
+        return "neither memory nor the disk of data.cache_dir is large enough; name a larger disk with data.cache_dir"
+    text = message.split("\n\n")[0].split("\n")[0]
+    return re.sub(r"^[A-Za-z ]*Error: ", "", text).strip()
+
+
+@contextmanager
+def progress(connection: duckdb.DuckDBPyConnection, name: str) -> Iterator[None]:
+    """Shows on stderr how far the running query is, once it takes longer than a moment."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if done.wait(_PROGRESS_AFTER):
+            return
+        with tqdm(total=100, desc=name, unit="%", file=sys.stderr, leave=False) as bar:
+            while not done.wait(0.5):
+                bar.n = max(0, round(connection.query_progress()))
+                bar.refresh()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def arrow(rows: pd.DataFrame | pa.Table, name: str) -> pa.Table:
+    """Rows as an Arrow table, of one type a column.
+
+    Raises:
+        DataError: a column that mixes types, with the first row that differs.
+    """
+    if isinstance(rows, pa.Table):
+        return rows
+    columns = {}
+    for column, values in rows.items():
+        try:
+            columns[str(column)] = pa.array(values, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            known = [
+                (row, value) for row, value in enumerate(values) if not pd.api.types.is_scalar(value) or pd.notna(value)
+            ]
+            row, value = next(((r, v) for r, v in known if type(v) is not type(known[0][1])), known[0])
+            raise DataError(
+                f"{name}, row {row + 1:,}: column {str(column)!r} holds {value!r} ({type(value).__name__}) after "
+                f"{known[0][1]!r} ({type(known[0][1]).__name__}); write all of one type"
+            ) from None
+    return pa.table(columns)
