@@ -1,0 +1,53 @@
+"""Features of an entity as one vector: the mean of its bag's embeddings plus a projection of its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from zoo import backends
+from zoo.data.features import FeatureTable
+from zoo.data.vocabulary import PAD
+
+
+class FeatureEncoder(keras.layers.Layer):
+    """(...) tokens -> (..., D), from the features of each token alone; zero for a token without any.
+
+    The table lies in non-trainable weights, on the device and in the weights file: a run needs no other copy.
+
+    Args:
+        features: a row per token of the vocabulary.
+        dim: D.
+    """
+
+    def __init__(self, features: FeatureTable, dim: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.features = features
+        self.dim = dim
+        self.projection = keras.layers.Dense(dim, use_bias=False, name="numbers") if features.numbers.shape[1] else None
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the tables."""
+        self.bags = self.add_weight(
+            shape=self.features.bags.shape, dtype="int32", trainable=False, initializer="zeros", name="bags"
+        )
+        self.bags.assign(self.features.bags)
+        self.values = self.add_weight(shape=(self.features.num_tokens, self.dim), initializer="uniform", name="values")
+        if self.projection is not None:
+            self.numbers = self.add_weight(
+                shape=self.features.numbers.shape, trainable=False, initializer="zeros", name="number_table"
+            )
+            self.numbers.assign(self.features.numbers)
+            self.projection.build((None, self.features.numbers.shape[1]))
+
+    def call(self, tokens: Any) -> Any:
+        bags = ops.take(self.bags, tokens, axis=0)  # (..., M)
+        real = ops.cast(ops.not_equal(bags, PAD), self.compute_dtype)
+        values = ops.cast(ops.take(backends.dense_gradient(self.values), bags, axis=0), self.compute_dtype)
+        count = ops.maximum(ops.sum(real, axis=-1, keepdims=True), 1.0)
+        vector = ops.sum(values * real[..., None], axis=-2) / count  # (..., D)
+        if self.projection is not None:
+            vector = vector + self.projection(ops.take(self.numbers, tokens, axis=0))
+        return vector

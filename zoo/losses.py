@@ -1,0 +1,163 @@
+"""Losses: pure functions with the literature's names and formulas, in `keras.ops`.
+
+Every loss returns a scalar: the mean over rows weighted by `weights`, so that padding (weight 0) counts for nothing.
+Shapes are static, as jit wants them. Legend: B batch, T tokens or rows, D width, V items, N negatives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from zoo.data.vocabulary import NUM_SPECIALS
+
+NEVER = -1e9  # logit of a candidate that is not one; finite, so that no row can become NaN
+CHUNK_ELEMENTS = 2**21  # logits held at once by `softmax_cross_entropy`: 8 MB in float32
+CHUNK_ROWS = 64  # but never fewer rows than this
+
+
+def weighted_mean(values: Any, weights: Any) -> Any:
+    """Sum of weights * values / sum of weights; 0 where all weights are 0."""
+    weights = ops.cast(weights, values.dtype)
+    return ops.sum(weights * values) / ops.maximum(ops.sum(weights), 1e-12)
+
+
+def mse(scores: Any, targets: Any, weights: Any) -> Any:
+    """Mean squared error: (score - target)^2. All arguments share one shape."""
+    return weighted_mean(ops.square(scores - targets), weights)
+
+
+def bce(scores: Any, targets: Any, weights: Any) -> Any:
+    """Binary cross-entropy with logits: softplus(s) - t s, targets in [0, 1]. All arguments share one shape."""
+    return weighted_mean(ops.softplus(scores) - targets * scores, weights)
+
+
+def bpr(positive: Any, negative: Any, weights: Any) -> Any:
+    """Bayesian personalised ranking (Rendle et al. 2009): -log sigmoid(s+ - s-). All arguments share one shape."""
+    return weighted_mean(ops.softplus(negative - positive), weights)
+
+
+def sampled_softmax(
+    positive: Any, negative: Any, positive_log_q: Any, negative_log_q: Any, weights: Any, excluded: Any = None
+) -> Any:
+    """Softmax over the positive and sampled negatives, corrected for how likely each was sampled.
+
+    The logit of candidate c is s(c) - log q(c) (Bengio & Senecal 2008), for the positive too.
+
+    Args:
+        positive: (B,) score of each row's positive.
+        negative: (B, N) scores of its negatives.
+        positive_log_q: (B,) log-probability that the sampler draws the positive.
+        negative_log_q: (N,) or (B, N) the same for the negatives.
+        weights: (B,).
+        excluded: (B, N) bool, negatives that are none: equal to the positive, known to be liked, or padding.
+    """
+    positive = positive - positive_log_q
+    negative = negative - negative_log_q
+    if excluded is not None:
+        negative = ops.where(excluded, NEVER, negative)
+    logits = ops.concatenate([positive[:, None], negative], axis=1)  # (B, 1 + N)
+    return weighted_mean(ops.logsumexp(logits, axis=1) - positive, weights)
+
+
+def in_batch_softmax(scores: Any, items: Any, log_q: Any, weights: Any, known: Any = None) -> Any:
+    """Softmax in which the positives of the other rows are the negatives (Yi et al. 2019).
+
+    Args:
+        scores: (B, B) score of row b's user for row c's item; the positives are the diagonal.
+        items: (B,) item of each row: where it equals another row's, that is no negative of it.
+        log_q: (B,) log-probability of each item in a batch; subtracted, since a popular item is a negative too often.
+        weights: (B,); a row of weight 0 is no candidate either.
+        known: (B, B) bool, or None: items that the row's user is known to like, no negatives of his.
+    """
+    same = ops.equal(items[:, None], items[None, :])
+    excluded = ops.logical_or(same, ops.equal(weights, 0)[None, :])
+    if known is not None:
+        excluded = ops.logical_or(excluded, known)
+    logits = scores - log_q[None, :]
+    positive = ops.diagonal(logits)
+    diagonal = ops.eye(logits.shape[0], dtype="bool")
+    logits = ops.where(ops.logical_and(excluded, ops.logical_not(diagonal)), NEVER, logits)
+    return weighted_mean(ops.logsumexp(logits, axis=1) - positive, weights)
+
+
+def softmax_cross_entropy(hidden: Any, table: Any, labels: Any, weights: Any, bias: Any = None) -> Any:
+    """Exact softmax cross-entropy over the whole catalogue that never holds the (T, V) logits.
+
+    Rows are worked through in chunks, and each chunk's gradient is taken while its logits are at hand: one pass,
+    three matrix products, nothing kept for the backward pass but the gradients themselves. Sums are in float32
+    whatever the precision of the arguments. No gradient flows into `labels` and `weights`.
+
+    Args:
+        hidden: (T, D) what is to predict the label.
+        table: (V, D) vectors by token; the special tokens are no candidates.
+        labels: (T,) tokens; whatever where the weight is 0.
+        weights: (T,).
+        bias: (V,) added to the logits, or None.
+    """
+    table = table[NUM_SPECIALS:]
+    labels = ops.maximum(ops.cast(labels, "int32") - NUM_SPECIALS, 0)
+    share = ops.cast(weights, "float32") / ops.maximum(ops.sum(ops.cast(weights, "float32")), 1e-12)
+    if bias is None:
+        return ops.custom_gradient(_softmax_forward)(hidden, table, labels, share)
+    return ops.custom_gradient(_softmax_forward)(hidden, table, labels, share, bias[NUM_SPECIALS:])
+
+
+def _softmax_forward(hidden: Any, table: Any, labels: Any, share: Any, bias: Any = None) -> tuple[Any, Any]:
+    """Value of `softmax_cross_entropy` for weights that sum to one, and the function of its gradient."""
+    dim, items = table.shape[1], table.shape[0]
+    rows = ops.shape(hidden)[0]  # a tensor where TensorFlow does not know it
+    size = max(CHUNK_ELEMENTS // items, CHUNK_ROWS)
+    size = min(size, rows) if isinstance(rows, int) else size
+    count = (rows + size - 1) // size
+    extra = count * size - rows  # rows of weight 0 that fill the last chunk
+    filled = ops.concatenate([hidden, ops.zeros((extra, dim), hidden.dtype)], axis=0)
+    fill = ops.zeros((extra,), "int32")
+    filled_labels = ops.concatenate([labels, fill], axis=0)
+    filled_share = ops.concatenate([share, ops.cast(fill, "float32")], axis=0)
+    transposed = ops.transpose(table)
+
+    def body(step, carry):
+        loss, hidden_gradient, table_gradient, bias_gradient = carry
+        start = step * size
+        part = ops.slice(filled, (start, 0), (size, dim))
+        label = ops.slice(filled_labels, (start,), (size,))
+        weight = ops.slice(filled_share, (start,), (size,))[:, None]
+        logits = ops.cast(ops.matmul(part, transposed), "float32")  # (t, V)
+        if bias is not None:
+            logits = logits + ops.cast(bias, "float32")
+        label_logit = ops.take_along_axis(logits, label[:, None], axis=1)
+        top = ops.max(logits, axis=1, keepdims=True)
+        exponential = ops.exp(logits - top)
+        total = ops.sum(exponential, axis=1, keepdims=True)
+        loss = loss + ops.sum(weight * (ops.log(total) + top - label_logit))
+        residual = exponential * (weight / total)  # (t, V) weight * softmax; the label's -weight comes at the end
+        if bias is not None:
+            bias_gradient = bias_gradient + ops.sum(residual, axis=0)
+        residual = ops.cast(residual, part.dtype)
+        pulled = ops.matmul(residual, table) - ops.take(table, label, axis=0) * ops.cast(weight, table.dtype)
+        hidden_gradient = ops.slice_update(hidden_gradient, (start, 0), pulled)
+        table_gradient = table_gradient + ops.cast(ops.matmul(ops.transpose(residual), part), "float32")
+        return loss, hidden_gradient, table_gradient, bias_gradient
+
+    start = (ops.zeros(()), ops.zeros_like(filled), ops.zeros((items, dim)), ops.zeros((items,)))
+    loss, hidden_gradient, table_gradient, bias_gradient = ops.fori_loop(0, count, body, start)
+    hidden_gradient = ops.slice(hidden_gradient, (0, 0), (rows, dim))
+    weighted = ops.cast(hidden, "float32") * share[:, None]
+    table_gradient = table_gradient - ops.segment_sum(weighted, labels, num_segments=items)
+
+    def gradient(*args, upstream=None):
+        scale = args[0] if upstream is None else upstream
+        results = [
+            hidden_gradient * ops.cast(scale, hidden.dtype),
+            ops.cast(table_gradient * scale, table.dtype),
+            None,
+            None,
+        ]
+        if bias is not None:
+            minus = ops.segment_sum(share, labels, num_segments=items)
+            results.append(ops.cast((bias_gradient - minus) * scale, bias.dtype))
+        return tuple(results)
+
+    return loss, gradient
