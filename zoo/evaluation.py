@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
 from config import ConfigError, EvaluateConfig, RunConfig
 from zoo import metrics
@@ -150,6 +151,7 @@ def _rank(
     lists = _Lists(histories, catalogue, top_k)
     worst, best = np.empty(len(targets.item), np.int64), np.empty(len(targets.item), np.int64)
     repeat = np.empty(len(targets.item), bool)
+    progress = tqdm(total=len(targets), desc="evaluation", unit="user", leave=False, delay=2, disable=None)
     size = int(np.clip(BLOCK_BYTES // (4 * catalogue.items.size), 1, BLOCK_USERS))
     start = 0
     for scores in _score_blocks(model, histories, size):
@@ -160,6 +162,8 @@ def _rank(
             scores, histories.take(block), targets.take(block), exclude_seen
         )
         lists.add(top_of_scores(scores, top_k[-1])[0])
+        progress.update(len(scores))
+    progress.close()
     return _positions(worst, targets.offsets), _positions(best, targets.offsets), repeat, lists
 
 
@@ -294,7 +298,7 @@ class RankingEvaluation(keras.callbacks.Callback):
     Args:
         histories, targets: the validation cases.
         catalogue: of the model.
-        config: reads `evaluate`, `train.monitor`, `train.validation_users` (that many users, drawn by `seed`) and `seed`.
+        config: `evaluate`, `train.monitor`, `seed`, and `train.validation_users`: that many users, drawn by the seed.
 
     Raises:
         ConfigError: the monitor is a ranking metric that does not exist.

@@ -31,7 +31,7 @@ def recall(ranks: np.ndarray, offsets: np.ndarray, k: int) -> np.ndarray:
 
 
 def precision(ranks: np.ndarray, offsets: np.ndarray, k: int) -> np.ndarray:
-    """(n,) share of the first k that are targets: |top-k ∩ targets| / k, also where fewer than k items could be listed."""
+    """(n,) share of the first k that are targets: |top-k ∩ targets| / k, also where a list cannot hold k items."""
     return _sum(ranks <= k, offsets) / k
 
 
@@ -130,7 +130,7 @@ def popularity_percentile(item_counts: np.ndarray) -> np.ndarray:
 
 
 def diversity(lists: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """(n,) intra-list diversity: 1 − mean cosine over the pairs of a list (Ziegler et al., WWW 2005; Smyth & McClave 2001).
+    """(n,) intra-list diversity: 1 − mean cosine over the pairs of a list (Smyth & McClave 2001; Ziegler et al. 2005).
 
     The K(K−1)/2 cosines are never formed: with unit vectors their sum is (‖Σv‖² − Σ‖v‖²) / 2.
 
@@ -199,3 +199,19 @@ def _distinct(values: np.ndarray, bins: int = 256) -> tuple[np.ndarray, np.ndarr
     size = np.bincount(place, counts, minlength=bins)
     total = np.bincount(place, counts * distinct, minlength=bins)
     return total[size > 0] / size[size > 0], size[size > 0].astype(np.int64)
+
+
+def sign_flip(differences: np.ndarray, resamples: int, seed: int = 0) -> float:
+    """Two-sided p-value of the hypothesis that paired `differences` are symmetric around 0 (Fisher 1935).
+
+    The sign of each difference is drawn anew; p is how often their sum is then as far from 0 as it was,
+    (1 + #{|drawn| ≥ |observed|}) / (1 + resamples). Differences of one size are drawn together, as a binomial.
+    """
+    different = differences[differences != 0]
+    if not len(different):
+        return 1.0
+    sizes, counts = _distinct(np.abs(different))
+    flips = np.random.default_rng([seed, 0xF119]).binomial(counts, 0.5, (resamples, len(counts)))
+    drawn = np.abs((2 * flips - counts) @ sizes)
+    tolerance = 1e-9 * float(counts @ sizes)  # equal sums may differ in their last bits
+    return float((1 + np.count_nonzero(drawn >= abs(different.sum()) - tolerance)) / (1 + resamples))
