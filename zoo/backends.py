@@ -1,0 +1,228 @@
+"""The one file that asks which backend runs. Everything else speaks `keras.ops`.
+
+Each backend is imported where it is used: a run loads one of jax, tensorflow and torch and never the other two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from config import TrainConfig
+
+_PACKAGES = {"jax": ("jax", "jaxlib"), "tensorflow": ("tensorflow",), "torch": ("torch",)}
+
+
+def name() -> str:
+    """`jax`, `tensorflow` or `torch`."""
+    return keras.config.backend()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers of a run depend on, for its record."""
+    packages = ("keras", "numpy", *_PACKAGES[name()])
+    return {"python": platform.python_version()} | {
+        package: importlib.import_module(package).__version__ for package in packages
+    }
+
+
+def device() -> str:
+    """The device that computes, in words: `cpu` with its thread count, or the name of the accelerator."""
+    backend = name()
+    if backend == "jax":
+        import jax
+
+        first = jax.devices()[0]
+        accelerator = None if first.platform == "cpu" else first.device_kind
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        accelerator = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else None
+    else:
+        import torch
+
+        accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return accelerator or f"cpu, {len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count()} cores"
+
+
+def seed(value: int) -> None:
+    """Seeds what a model created after it draws its initial weights and its dropout from.
+
+    Keras draws the seeds of both from Python's `random`. `keras.utils.set_random_seed` does this too, but it imports
+    TensorFlow, whatever the backend: seconds, and gigabytes of libraries, for nothing.
+    """
+    random.seed(value)
+
+
+def configure(config: TrainConfig) -> None:
+    """Sets threads, numeric precision, determinism and the compilation cache. To be called before the first tensor.
+
+    The same run on the same machine gives the same bits: a run that was killed and resumed ends like one that was not.
+    """
+    keras.config.set_dtype_policy(config.precision)
+    {"jax": _configure_jax, "tensorflow": _configure_tensorflow, "torch": _configure_torch}[name()](config.threads)
+
+
+def _configure_jax(threads: int | None) -> None:
+    import jax
+
+    if threads is not None:
+        os.environ["NPROC"] = str(threads)  # XLA's CPU client reads it when it starts; it has no other setting
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(_cache_dir() / "jax"))
+
+
+def _configure_tensorflow(threads: int | None) -> None:
+    import tensorflow as tf
+
+    # A context that already runs keeps its threads and its memory: TensorFlow refuses to change them.
+    with contextlib.suppress(RuntimeError):
+        if threads is not None:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_op_determinism()
+
+
+def _configure_torch(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes no result
+
+
+def _cache_dir() -> Path:
+    """The user's cache directory of this zoo."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recommender-zoo"
+
+
+# --------------------------------------------------------------------------------------------------- inference
+
+
+def compiled(function: Callable[[dict[str, Any]], Any], model: keras.Model) -> Callable[[dict[str, np.ndarray]], Any]:
+    """A fast form of `function` for inference: no gradients, one compilation per shape of its input.
+
+    Later changes of the model's weights are seen. The first call builds the model, if it is not built yet.
+
+    Args:
+        function: maps a dict of arrays to a tensor (or a structure of tensors), using the variables of `model`.
+    """
+    make = {"jax": _compiled_jax, "tensorflow": _compiled_tensorflow, "torch": _compiled_torch}[name()]
+    return make(function, model)
+
+
+def _compiled_jax(function: Callable, model: keras.Model) -> Callable:
+    import jax
+
+    variables: list[keras.Variable] = []
+
+    @jax.jit
+    def stateless(values: list[Any], inputs: dict[str, Any]) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return function(inputs)
+
+    def call(inputs: dict[str, np.ndarray]) -> Any:
+        if not variables:
+            if not model.built:
+                function(inputs)  # creates the weights, which must not happen while tracing
+            variables.extend(model.variables)
+        return stateless([variable.value for variable in variables], inputs)
+
+    return call
+
+
+def _compiled_tensorflow(function: Callable, model: keras.Model) -> Callable:
+    import tensorflow as tf
+
+    graph = tf.function(function)
+
+    def call(inputs: dict[str, np.ndarray]) -> Any:
+        if not model.built and not model.variables:
+            function(inputs)  # creates the weights, which must not happen while tracing
+        return graph({key: tf.convert_to_tensor(value) for key, value in inputs.items()})
+
+    return call
+
+
+def _compiled_torch(function: Callable, model: keras.Model) -> Callable:
+    import torch
+
+    def call(inputs: dict[str, np.ndarray]) -> Any:
+        model.eval()
+        with torch.no_grad():
+            return function({key: keras.ops.convert_to_tensor(value) for key, value in inputs.items()})
+
+    return call
+
+
+# --------------------------------------------------------------------------------------------------- gradients
+
+
+def dense_gradient(table: Any) -> Any:
+    """`table` itself; on TensorFlow its gradient becomes dense.
+
+    There the gradient of a gather is a list of rows in which an item may occur twice, and Adam squares each occurrence
+    before summing them: repeated items take larger steps than on the other backends, whose gradients are dense.
+
+    Args:
+        table: (V, D) variable or tensor.
+
+    Returns:
+        (V, D) tensor.
+    """
+    if name() != "tensorflow":
+        return keras.ops.convert_to_tensor(table)
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def dense(x):
+        def gradient(upstream):
+            if isinstance(upstream, tf.IndexedSlices):
+                return tf.math.unsorted_segment_sum(upstream.values, upstream.indices, tf.shape(x)[0])
+            return upstream
+
+        return tf.identity(x), gradient
+
+    return dense(tf.convert_to_tensor(table))
+
+
+def gradients(loss_function: Callable[[], Any], variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    """Gradients of a scalar with respect to `variables`, as arrays; zeros where it does not depend on one."""
+    backend = name()
+    if backend == "jax":
+        import jax
+
+        def loss(values: list[Any]) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return loss_function()
+
+        found = jax.grad(loss)([variable.value for variable in variables])
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = loss_function()
+        found = tape.gradient(value, [variable.value for variable in variables], unconnected_gradients="zero")
+        found = [tf.convert_to_tensor(gradient) for gradient in found]
+    else:
+        import torch
+
+        found = torch.autograd.grad(
+            loss_function(), [variable.value for variable in variables], allow_unused=True, materialize_grads=True
+        )
+    return [keras.ops.convert_to_numpy(gradient) for gradient in found]

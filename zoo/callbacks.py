@@ -1,0 +1,221 @@
+"""What happens around the epochs of a fit, one callback a duty. `zoo.training` puts them in their order."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+from tqdm import tqdm
+
+from config import ConfigError, TrainConfig
+from zoo import checkpoints
+from zoo.artifacts import replacing
+from zoo.checkpoints import Progress
+
+
+class EpochStart(keras.callbacks.Callback):
+    """Tells the loader which epoch it is, before the first batch of it is asked for."""
+
+    def __init__(self, loader: Any):
+        super().__init__()
+        self.loader = loader
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.loader.set_epoch(epoch)
+
+
+class LossGuard(keras.callbacks.Callback):
+    """Stops a training whose loss is no longer a number, and says what to try."""
+
+    async_safe = True  # Keras may call it from a thread, so that the device never waits for it
+
+    def __init__(self, config: TrainConfig, steps: int, learning_rate: Callable[[int], float]):
+        super().__init__()
+        self.config = config
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        # Keras logs the mean loss of the epoch so far: once it is not finite, it stays so.
+        loss = (logs or {}).get("loss", 0.0)
+        if math.isfinite(loss):
+            return
+        rate = self.learning_rate(self.epoch * self.steps + batch)
+        if self.epoch == batch == 0:
+            advice = "it is so before any weight was changed: look for huge or missing scores and features"
+        else:
+            advice = f"try train.learning_rate={rate / 10:.2g} or train.clip_norm=1"
+            if self.config.precision == "mixed_float16":
+                advice += " or train.precision=mixed_bfloat16"
+        raise ConfigError(
+            f"training diverged: the loss is {loss} at epoch {self.epoch + 1}, batch {batch + 1}, "
+            f"learning rate {rate:.3g}; {advice}"
+        )
+
+
+class BatchBar(keras.callbacks.Callback):
+    """A bar over the batches of an epoch; for terminals."""
+
+    async_safe = True
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+        self.bar: Any = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.bar = tqdm(total=self.steps, desc=f"epoch {epoch + 1}", unit="batch", leave=False)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.bar.update()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.bar.close()
+
+
+class AveragedWeights(keras.callbacks.Callback):
+    """At the end of an epoch, gives the model its averaged weights: what is validated is what will be kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw: list[Any] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.raw = checkpoints.values(self.model.trainable_variables)
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+
+class RawWeights(keras.callbacks.Callback):
+    """After validation, gives the model back the weights that the optimizer works on."""
+
+    def __init__(self, averaged: AveragedWeights):
+        super().__init__()
+        self.averaged = averaged
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        checkpoints.assign(self.model.trainable_variables, self.averaged.raw)
+        self.averaged.raw = []
+
+
+class Monitor(keras.callbacks.Callback):
+    """Remembers the weights of the best epoch, halves the learning rate on a plateau, stops when patience ends.
+
+    A monitor with `loss` in its name is best when small, any other when large.
+    """
+
+    def __init__(self, config: TrainConfig, progress: Progress):
+        super().__init__()
+        self.config = config
+        self.progress = progress
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs, progress, config = logs or {}, self.progress, self.config
+        if config.monitor not in logs:
+            if config.patience is not None or config.reduce_on_plateau is not None:
+                raise ConfigError(_unknown_monitor(config.monitor, logs))
+            return
+        value, best = float(logs[config.monitor]), progress.best_value
+        if not math.isnan(value) and (best is None or (value < best if "loss" in config.monitor else value > best)):
+            progress.best_value, progress.best_epoch = value, epoch + 1
+            progress.waited = progress.plateau_waited = 0
+            progress.best_weights = checkpoints.values(self.model.variables)
+            return
+        progress.waited += 1
+        progress.plateau_waited += 1
+        if config.reduce_on_plateau is not None and progress.plateau_waited >= config.reduce_on_plateau:
+            progress.plateau_waited = 0
+            self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) / 2
+        if config.patience is not None and progress.waited >= config.patience:
+            self.model.stop_training = True
+
+
+def _unknown_monitor(monitor: str, logs: dict[str, Any]) -> str:
+    known = sorted(logs)
+    close = difflib.get_close_matches(monitor, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"train.monitor={monitor!r} is not among what is measured after an epoch: {', '.join(known)}{hint}"
+
+
+class Record(keras.callbacks.Callback):
+    """Adds a row to the history, writes history.csv, and prints a line per epoch."""
+
+    def __init__(self, config: TrainConfig, progress: Progress, stage: str, directory: Path):
+        super().__init__()
+        self.config = config
+        self.progress = progress
+        self.stage = stage
+        self.directory = directory
+        self.started = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        seconds = time.perf_counter() - self.started
+        row = {"stage": self.stage, "epoch": epoch + 1, **(logs or {})}
+        row |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": round(seconds, 3)}
+        self.progress.history.append(row)
+        self.progress.epoch = epoch + 1
+        self.progress.seconds += seconds
+        write_history(self.directory, self.progress.history)
+        print(self.line(row), flush=True)
+
+    def line(self, row: dict[str, Any]) -> str:
+        """The epoch for a person: its loss, its monitor, its time and the time that all others may take."""
+        monitor = self.config.monitor
+        parts = [f"{self.stage} epoch {row['epoch']:>{len(str(self.config.epochs))}}/{self.config.epochs}"]
+        parts.append(f"loss {row['loss']:.4f}")
+        if monitor in row and monitor != "loss":
+            parts.append(f"{monitor} {row[monitor]:.4f}")
+        if monitor in row:
+            parts[-1] += " *" if self.progress.best_epoch == row["epoch"] else "  "
+        parts.append(f"{row['seconds']:.1f} s")
+        mine = [other["seconds"] for other in self.progress.history if other["stage"] == self.stage]
+        left = self.config.epochs - row["epoch"]
+        if left and not self.model.stop_training:
+            # The first epoch compiles: it says little about the next ones.
+            typical = sorted(mine[1:] or mine)[len(mine[1:] or mine) // 2]
+            parts.append(f"at most {_duration(left * typical)} left")
+        return "  ".join(parts)
+
+
+def write_history(directory: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes history.csv, a row per epoch, atomically."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(directory / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class Save(keras.callbacks.Callback):
+    """Writes the checkpoint of a complete epoch. The last callback: it saves what all others did."""
+
+    def __init__(self, directory: Path, identity: dict[str, Any], progress: Progress):
+        super().__init__()
+        self.directory = directory
+        self.identity = identity
+        self.progress = progress
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        checkpoints.write(
+            self.directory, self.identity, self.progress, self.model.variables, self.model.optimizer.variables
+        )

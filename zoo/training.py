@@ -1,0 +1,253 @@
+"""Training: one keras fit per Stage, which survives being killed.
+
+fit: for each stage   loader → build → freeze → optimizer → keras fit(callbacks) → averaged and best weights
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from config import ConfigError, RunConfig, TrainConfig
+from zoo import backends, checkpoints
+from zoo import callbacks as duties
+from zoo.checkpoints import Progress
+from zoo.data.catalogue import Prepared
+from zoo.recommender import UserEncoder
+from zoo.registry import ModelSpec, Stage
+from zoo.schedules import SCHEDULES
+
+OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "adagrad": keras.optimizers.Adagrad,
+    "sgd": keras.optimizers.SGD,
+    "rmsprop": keras.optimizers.RMSprop,
+    "lion": keras.optimizers.Lion,
+}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training went.
+
+    Attributes:
+        history: a row per epoch: stage, epoch, loss, val_..., learning_rate, seconds.
+        best_epoch: the epoch, counted from 1, of the last stage whose weights the model has now.
+        best_value: of the monitor at that epoch; None where it was not measured.
+        seconds: spent in epochs, those before an interruption included.
+    """
+
+    history: list[dict[str, Any]]
+    best_epoch: int
+    best_value: float | None
+    seconds: float
+
+
+def fit(
+    model: UserEncoder,
+    spec: ModelSpec,
+    prepared: Prepared,
+    config: RunConfig,
+    directory: Path,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    resume: bool = False,
+) -> FitResult:
+    """Trains `model`, stage after stage; it ends with the weights of the best epoch (without a monitor, the last).
+
+    After every epoch, checkpoint.h5 and history.csv in `directory` are replaced. With `resume`, a training that was
+    interrupted there goes on, and ends with the same bits as if it had not been; without, its checkpoint is set aside.
+
+    Args:
+        model: fresh, made after `backends.configure` and `backends.seed`.
+        callbacks: e.g. `RankingEvaluation`, which adds the metrics that `config.train.monitor` may name to the logs.
+
+    Raises:
+        ConfigError: the loss is no longer finite, the monitor is not measured, options exclude each other, or the
+            checkpoint was begun with other options.
+    """
+    _check(config.train)
+    directory.mkdir(parents=True, exist_ok=True)
+    identity = _identity(spec, prepared, config)
+    saved = _begin(directory, identity, config, resume)
+    progress = saved.progress if saved else Progress()
+    for number, stage in enumerate(spec.stages):
+        if number < progress.stage:
+            continue
+        loader = stage.loader(prepared.train, prepared.catalogue, config)
+        loader.set_epoch(0)
+        model(loader[0][0])  # creates the weights; inside a compiled step it would be too late
+        if saved:
+            _restore(model.variables, saved.model, directory)
+        if progress.finished:
+            break
+        with _frozen(model, stage):
+            _fit_stage(model, stage, loader, config, directory, identity, progress, saved, callbacks)
+        progress.next_stage(finished=number == len(spec.stages) - 1)
+        checkpoints.write(directory, identity, progress, model.variables)
+        saved = None
+    best_epoch = progress.best_epoch or progress.epoch
+    return FitResult(progress.history, best_epoch, progress.best_value, progress.seconds)
+
+
+def _fit_stage(
+    model: UserEncoder,
+    stage: Stage,
+    loader: Any,
+    config: RunConfig,
+    directory: Path,
+    identity: dict[str, Any],
+    progress: Progress,
+    saved: checkpoints.Checkpoint | None,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    """One keras fit, from `progress` on."""
+    train = config.train
+    optimizer = make_optimizer(train, model.trainable_variables, steps=len(loader))
+    optimizer.build(model.trainable_variables)
+    if saved and saved.optimizer:
+        _restore(optimizer.variables, saved.optimizer, directory)
+    model.compile(optimizer=optimizer, jit_compile="auto" if train.jit is None else train.jit)
+    averaged = [duties.AveragedWeights()] if train.ema else []
+    # A stage whose last epoch was saved, but not its end, needs no epoch more.
+    patient = train.patience is None or progress.waited < train.patience
+    model.fit(
+        loader,
+        epochs=train.epochs if patient else progress.epoch,
+        initial_epoch=progress.epoch,
+        shuffle=False,  # it would shuffle the order of batches only; the loader shuffles examples
+        verbose=0,
+        callbacks=[
+            duties.EpochStart(loader),
+            duties.LossGuard(train, len(loader), _learning_rate(optimizer)),
+            *([duties.BatchBar(len(loader))] if sys.stderr.isatty() else []),
+            *averaged,
+            *callbacks,
+            duties.Monitor(train, progress),
+            *[duties.RawWeights(callback) for callback in averaged],
+            duties.Record(train, progress, stage.name, directory),
+            duties.Save(directory, identity, progress),
+        ],
+    )
+    if progress.best_weights is not None:
+        checkpoints.assign(model.variables, progress.best_weights)
+
+
+def make_optimizer(config: TrainConfig, variables: Sequence[keras.Variable], steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a stage.
+
+    Weight decay (decoupled, times the learning rate) spares embeddings, biases and scales: an item that is rare in
+    training would be pulled to zero by every batch that does not contain it.
+
+    Args:
+        variables: that will be trained.
+        steps: batches of an epoch.
+    """
+    rate: Any = config.learning_rate
+    if config.schedule != "constant" or config.warmup_steps:
+        # Keras asks a schedule once a batch, also where several batches make one step.
+        total, warmup = config.epochs * steps, config.warmup_steps * config.accumulate
+        if config.schedule == "one_cycle" and not warmup:
+            warmup = round(0.3 * total)
+        rate = SCHEDULES[config.schedule](rate, warmup, total)
+    optimizer = OPTIMIZERS[config.optimizer](
+        rate,
+        weight_decay=config.weight_decay or (0.0 if config.optimizer == "adamw" else None),
+        global_clipnorm=config.clip_norm,
+        use_ema=config.ema is not None,
+        # Keras updates the average once a batch as well.
+        ema_momentum=config.ema ** (1 / config.accumulate) if config.ema else 0.0,
+        gradient_accumulation_steps=config.accumulate if config.accumulate > 1 else None,
+    )
+    optimizer.exclude_from_weight_decay([v for v in variables if len(v.shape) < 2 or "embedding" in v.path])
+    if config.precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def _learning_rate(optimizer: keras.optimizers.Optimizer) -> Callable[[int], float]:
+    """Learning rate of a batch, counted from the first of the stage."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = inner.get_config()["learning_rate"]
+    if isinstance(rate, dict):
+        schedule = keras.optimizers.schedules.deserialize(rate)
+        return lambda batch: float(schedule(batch))
+    return lambda batch: rate
+
+
+def _check(config: TrainConfig) -> None:
+    if config.reduce_on_plateau is not None and (config.schedule != "constant" or config.warmup_steps):
+        raise ConfigError(
+            f"train.reduce_on_plateau={config.reduce_on_plateau} halves a constant learning rate; with "
+            f"train.schedule={config.schedule} and train.warmup_steps={config.warmup_steps} use one or the other"
+        )
+
+
+def _identity(spec: ModelSpec, prepared: Prepared, config: RunConfig) -> dict[str, Any]:
+    """What decides the weights that a training ends with, by name."""
+    identity = {"model": spec.model.__name__, "KERAS_BACKEND": backends.name(), "split.sha256": prepared.split.sha256}
+    sections = config.model_dump(mode="json", include={"model", "train", "evaluate", "seed"})
+    for section, knobs in sections.items():
+        if isinstance(knobs, dict):
+            identity |= {f"{section}.{name}": value for name, value in knobs.items()}
+        else:
+            identity[section] = knobs
+    for name in ("workers", "tensorboard", "mlflow"):
+        del identity[f"train.{name}"]
+    return identity
+
+
+def _begin(directory: Path, identity: dict[str, Any], config: RunConfig, resume: bool) -> checkpoints.Checkpoint | None:
+    """The checkpoint to go on from, or None for a new start; says which."""
+    checkpoints.sweep(directory)
+    if not checkpoints.exists(directory):
+        if resume:
+            print(f"nothing to resume in {directory}: training from the start", flush=True)
+        return None
+    if not resume:
+        path = checkpoints.set_aside(directory)
+        print(f"an unfinished training was here; --resume would go on with it. It is kept as {path}", flush=True)
+        return None
+    path = directory / checkpoints.FILE
+    saved = checkpoints.read(path)
+    if different := checkpoints.differences(saved.identity, identity):
+        raise ConfigError(
+            f"{path}: this training has {different}; give the options it began with, or start anew without --resume"
+        )
+    if saved.progress.finished:
+        print(f"the training in {directory} is finished; nothing is left to resume", flush=True)
+    else:
+        print(f"resuming after epoch {saved.progress.epoch} of {config.train.epochs}", flush=True)
+    return saved
+
+
+def _restore(variables: Sequence[keras.Variable], arrays: list[Any], directory: Path) -> None:
+    if [tuple(v.shape) for v in variables] != [array.shape for array in arrays]:
+        raise ConfigError(
+            f"{directory / checkpoints.FILE}: its weights do not fit this version of the model; "
+            "start anew without --resume"
+        )
+    checkpoints.assign(variables, arrays)
+
+
+@contextmanager
+def _frozen(model: keras.Model, stage: Stage) -> Iterator[None]:
+    """The layers that this stage does not train, untrainable for its duration."""
+    layers = {layer.name: layer for layer in model.layers}
+    unknown = set(stage.frozen) - set(layers)
+    if unknown:
+        raise ValueError(f"stage {stage.name}: no layer {sorted(unknown)} in {model.name}; it has {sorted(layers)}")
+    frozen = [layers[name] for name in stage.frozen if layers[name].trainable]
+    for layer in frozen:
+        layer.trainable = False
+    try:
+        yield
+    finally:
+        for layer in frozen:
+            layer.trainable = True
