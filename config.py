@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import Any, Literal
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SerializeAsAny, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 
 class ConfigError(ValueError):
@@ -24,7 +28,7 @@ class ConfigError(ValueError):
 class Section(BaseModel):
     """A frozen group of knobs; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Columns(Section):
@@ -164,29 +168,33 @@ class RunConfig(Section):
 
 # ---------------------------------------------------------------------------------------------- overrides
 
+# A comma starts a new assignment where `key=` follows, outside quotes. A quote opens a text only where none of its
+# letters came before (bob's.csv holds an apostrophe).
+_COMMAS = re.compile(r"""(?<!\w)(?:"(?:\\.|[^"\\])*"|'[^']*')|(?P<comma>,)(?=\s*[A-Za-z_][\w.]*\s*=(?!=))""")
 
-def override(config: RunConfig, assignments: list[str] | tuple[str, ...]) -> RunConfig:
+
+def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
     """Returns `config` with assignments such as `["train.epochs=3,model.dropout=0", "batch_size=64"]` applied.
 
-    A leaf name alone is accepted where only one field bears it. Values are read as JSON where they are JSON
-    (numbers, `null`, `true`, lists), otherwise as text; a quoted comma belongs to its value.
+    The end of a key is enough where only one field bears it. A value is read as what its field wants: JSON (numbers,
+    `null`, `true`, lists), a list without brackets (`top_k=5,10`), or text; a quoted comma belongs to its value.
 
     Raises:
         ConfigError: unknown or ambiguous key (with the nearest name), ill-typed value, no `=`.
     """
-    paths = _leaf_paths(config)
+    fields = _leaves(config)
     values: dict[str, Any] = config.model_dump()
     for assignment in assignments:
-        for part in _split_assignments(assignment):
+        for part in _split(assignment):
             key, separator, text = part.partition("=")
-            if not separator:
+            if not separator or not key.strip():
                 raise ConfigError(f"--override {part!r}: expected key=value")
-            path = _resolve(key.strip(), paths)
-            node = values
+            path = _resolve(key.strip(), fields)
             *parents, leaf = path.split(".")
+            node = values
             for parent in parents:
                 node = node[parent]
-            node[leaf] = _parse(text.strip(), paths[path])
+            node[leaf] = _parse(path, text.strip(), fields[path])
     return rebuild(config, values)
 
 
@@ -196,101 +204,100 @@ def rebuild(config: RunConfig, values: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a value is ill-typed, out of range or unknown.
     """
+    prefix = "model."
     try:
-        model = type(config.model)(**values["model"])
-        return RunConfig(**{**values, "model": model})
+        model = type(config.model).model_validate(values.get("model", {}))
+        prefix = ""
+        return RunConfig.model_validate({**values, "model": model})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if error.title == type(config.model).__name__:
-            where = f"model.{where}"
-        raise ConfigError(f"{where}={first['input']!r}: {first['msg']}") from None
+        where = prefix + ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where.rstrip('.')}={first['input']!r}: {_complaint(first)}") from None
 
 
-def _leaf_paths(section: Section, prefix: str = "") -> dict[str, Any]:
+def _leaves(section: Section, prefix: str = "") -> dict[str, FieldInfo]:
     """{dotted path: field} of every leaf of a config."""
-    paths: dict[str, Any] = {}
+    fields: dict[str, FieldInfo] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
-            paths.update(_leaf_paths(value, f"{prefix}{name}."))
+            fields.update(_leaves(value, f"{prefix}{name}."))
         else:
-            paths[prefix + name] = field
-    return paths
+            fields[prefix + name] = field
+    return fields
 
 
-def _resolve(key: str, paths: dict[str, Any]) -> str:
-    if key in paths:
+def _resolve(key: str, fields: dict[str, FieldInfo]) -> str:
+    """The one path that `key` is, or is the end of."""
+    if key in fields:
         return key
-    matches = [path for path in paths if path.rsplit(".", 1)[-1] == key]
+    matches = [path for path in fields if path.endswith("." + key)]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise ConfigError(f"--override {key}: more than one field bears this name; write one of {', '.join(matches)}")
-    parent, _, child = key.partition(".")
-    for path in paths:  # action_weights.cart=2 is not a leaf, but its dictionary is
-        if key.startswith(path + "."):
-            raise ConfigError(f'--override {key}: write {path}={{"{key[len(path) + 1 :]}": ...}}')
-    names = list(paths) + [path.rsplit(".", 1)[-1] for path in paths]
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5) or difflib.get_close_matches(
-        child or parent, names, n=1, cutoff=0.5
-    )
-    hint = f"; did you mean {close[0]!r}?" if close else "; `python main.py show_config` lists all keys"
-    raise ConfigError(f"--override {key}: unknown key{hint}")
+    for path, field in fields.items():  # action_weights.cart=2 is no leaf, but its dictionary is
+        if get_origin(field.annotation) is dict and f".{path.rsplit('.', 1)[-1]}." in f".{key}":
+            raise ConfigError(f'--override {key}: write {path}={{"{key.rsplit(".", 1)[-1]}": ...}}')
+    names = {path.rsplit(".", 1)[-1]: path for path in fields} | {path: path for path in fields}
+    for text in (key, key.rsplit(".", 1)[-1]):
+        for match in difflib.get_close_matches(text, names, n=1):
+            raise ConfigError(f"--override {key}: unknown key; did you mean {names[match]!r}?")
+    raise ConfigError(f"--override {key}: unknown key; `python main.py show_config` lists all keys")
 
 
-def _split_assignments(text: str) -> list[str]:
-    """Splits `a=1,b=[1,2],c="x,y",d=1,5` at the commas that start a new `key=`, never inside quotes or brackets."""
-    parts: list[str] = []
-    depth, quote, current = 0, "", ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character in "[{(":
-            depth += 1
-        elif character in "]})":
-            depth -= 1
-        if character == "," and depth == 0 and not quote:
-            parts.append(current)
-            current = ""
+def _split(text: str) -> list[str]:
+    """`a=1,b=[1,2],c="x,d=y",e=1,5` at the commas between assignments."""
+    ends = [match.start() for match in _COMMAS.finditer(text) if match["comma"]]
+    return [text[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(text)], strict=True)]
+
+
+def _parse(path: str, text: str, field: FieldInfo) -> Any:
+    """The first reading of `text` that the field accepts."""
+    kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+    complaints = []
+    for reading in _readings(text):
+        try:
+            adapter.validate_python(reading)
+        except ValidationError as error:
+            complaints.append(_complaint(error.errors()[0]))
         else:
-            current += character
-    parts.append(current)
-    joined: list[str] = []
-    for part in parts:  # `top_k=5,10`: a piece without a key belongs to the value before it
-        key = part.partition("=")[0].strip()
-        if "=" in part and key.replace(".", "").replace("_", "").isalnum():
-            joined.append(part)
-        elif joined:
-            joined[-1] += "," + part
-        else:
-            joined.append(part)
-    return joined
+            return reading
+    raise ConfigError(f"--override {path}={text}: {complaints[0]}")
 
 
-def _parse(text: str, field: Any) -> Any:
-    if text.lower() in ("none", "null"):
-        return None
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    wants_sequence = "tuple" in str(field.annotation)
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
-        if wants_sequence and isinstance(value, str) and "," in value:
-            return [_scalar(part.strip()) for part in value.split(",")]
-    if "str" in str(field.annotation) and isinstance(value, int | float) and not wants_sequence:
-        return text  # a date such as 2020 or a path such as 7 stays text
-    if wants_sequence and not isinstance(value, list) and "str |" not in str(field.annotation):
-        return [value]
-    return value
+def _readings(text: str) -> Iterator[Any]:
+    """What `text` may stand for, the likeliest first."""
+    constants: dict[str, Any] = {"none": None, "null": None, "true": True, "false": False}
+    if text.lower() in constants:
+        yield constants[text.lower()]
+    value = _json(text)
+    if value is not text:
+        yield value
+    if "," in text:
+        parts = [part.strip() for part in re.findall(r'(?:"[^"]*"|[^",])+|"', text)]
+        yield [_json(part) for part in parts]
+        yield [part.strip('"') for part in parts]
+    elif isinstance(value, int | float):
+        yield [value]
+    yield text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
+    yield [text]
 
 
-def _scalar(text: str) -> Any:
+def _json(text: str) -> Any:
+    """`text` read as JSON, or `text` itself where it is none."""
     try:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _complaint(error: ErrorDetails) -> str:
+    """What pydantic found wrong, with the nearest name where there is a choice of names."""
+    message = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", message)
+        for match in difflib.get_close_matches(str(error["input"]), choices, n=1):
+            return f"{message}; did you mean {match!r}?"
+    return "unknown key" if error["type"] == "extra_forbidden" else message
