@@ -1,7 +1,7 @@
 """Losses: pure functions with the literature's names and formulas, in `keras.ops`.
 
 Every loss returns a scalar: the mean over rows weighted by `weights`, so that padding (weight 0) counts for nothing.
-Shapes are static, as jit wants them. Legend: B batch, T tokens or rows, D width, V items, N negatives.
+The number of rows may be unknown while a graph is traced. Legend: B batch, T tokens or rows, D width, V items, N negatives.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def in_batch_softmax(scores: Any, items: Any, log_q: Any, weights: Any, known: A
         excluded = ops.logical_or(excluded, known)
     logits = scores - log_q[None, :]
     positive = ops.diagonal(logits)
-    diagonal = ops.eye(logits.shape[0], dtype="bool")
+    row = ops.arange(ops.shape(items)[0], dtype="int32")
+    diagonal = ops.equal(row[:, None], row[None, :])
     logits = ops.where(ops.logical_and(excluded, ops.logical_not(diagonal)), NEVER, logits)
     return weighted_mean(ops.logsumexp(logits, axis=1) - positive, weights)
 

@@ -215,7 +215,8 @@ class TwoTower(Recommender):
             scores = ops.matmul(users, ops.transpose(negatives[:, 0]))  # (P, N)
             log_q = x["negatives_log_q"][:, 0]
             return losses.sampled_softmax(positive, scores, x["log_q"], log_q, y * sample_weight, excluded)
-        owner = np.arange(negatives.shape[0]) % positive.shape[0]  # the positive that each negative was drawn for
+        rows = ops.arange(ops.shape(negatives)[0], dtype="int32")
+        owner = rows % ops.shape(positive)[0]  # (N,) the positive that each negative was drawn for
         absent = ops.equal(x["negatives"], PAD)
         scores = ops.sum(ops.take(users, owner, axis=0)[:, None] * negatives, axis=-1)  # (N, C)
         negative = ops.max(ops.where(absent, losses.NEVER, scores), axis=1)  # (N,) the hardest of each pool
