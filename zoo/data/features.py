@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
+import pandas as pd
 
 from zoo.data.dataset import Entities
 from zoo.data.vocabulary import PAD, UNKNOWN, Vocabulary
 
+MIN_ENTITIES = 2  # trained entities that bear a value, at least: a value of one alone says no more than its id
 MAX_VALUES = 20_000  # values kept per column; the rarest become the column's `other`
+MAX_LABELS = 64  # labels kept per entity and column, the first ones: one odd row must not widen the whole table
 
 
 @dataclass(frozen=True)
@@ -36,62 +39,119 @@ class FeatureTable:
         return len(self.names)
 
 
+@dataclass(frozen=True)
+class _Labels:
+    """The labels of one column: entity `row[i]` bears `value[code[i]]`; sorted by row, each label once a row."""
+
+    row: np.ndarray
+    code: np.ndarray
+    value: list[str]
+
+
 def encode_features(entities: Entities, token: np.ndarray, vocabulary: Vocabulary) -> FeatureTable | None:
     """The feature table of `entities` in the tokens of `vocabulary`; None without features.
 
-    Standardisation and the set of known values come from entities that occur in training; a value that only other
-    entities bear becomes the column's `other`.
+    Standardisation and the set of known values come from entities that occur in training. A value that fewer than
+    MIN_ENTITIES of them bear, or that only others bear, becomes the column's `other`, or is missing where no trained
+    entity bears an `other` to learn from. A column of text of which most are unlike all others (a title) is taken as
+    the bag of its words.
+
+    Args:
+        entities: users or items.
+        token: (N,) token of each entity; UNKNOWN where it has none.
+        vocabulary: that the tokens are of.
     """
     if not entities.columns:
         return None
     known = token != UNKNOWN
     trained = known & (token < vocabulary.trained_size)
     names = [""]
-    bags: list[list[int]] = [[] for _ in range(len(entities))]
-    numbers: list[np.ndarray] = []
-    number_names: list[str] = []
+    used = np.zeros(len(entities), np.int64)  # slots of each bag that are filled
+    slots: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    numbers: dict[str, np.ndarray] = {}
     for column, values in entities.columns.items():
         if values.ndim == 1 and values.dtype.kind in "fiub":
-            for name, numeric in _standardise(column, values.astype(np.float64), trained):
-                numbers.append(numeric)
-                number_names.append(name)
+            numbers |= _standardise(column, values.astype(np.float64), trained)
             continue
-        lists = _as_lists(values)
-        counts = Counter(value for row in np.flatnonzero(trained) for value in lists[row])
-        code = {}
-        for value, _ in sorted(counts.most_common(MAX_VALUES)):
-            code[value] = len(names)
-            names.append(f"{column}={value}")
-        other = len(names)
-        names.append(f"{column}=other")
-        for row in np.flatnonzero(known):
-            bags[row].extend(code.get(value, other) for value in lists[row])
-    width = max((len(bag) for bag in bags), default=0)
-    table = np.full((vocabulary.size, max(width, 1)), PAD, np.int32)
-    for row in np.flatnonzero(known):
-        table[token[row], : len(bags[row])] = bags[row]
+        labels = _labels(values)
+        kept = _kept(labels, trained)
+        if values.ndim == 1 and _is_text(labels, kept, trained):
+            labels = _words(values)
+            kept = _kept(labels, trained)
+        has_other = _alone(labels, kept, trained) > 0
+        feature = np.full(len(labels.value), len(names) + len(kept) if has_other else PAD)
+        feature[kept] = len(names) + np.arange(len(kept))
+        names += [f"{column}={labels.value[code]}" for code in kept] + [f"{column}=other"] * has_other
+        mine = known[labels.row] & (feature[labels.code] != PAD)
+        row, code = labels.row[mine], labels.code[mine]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        slots.append((row, used[row] + place, feature[code]))
+        used += np.bincount(row, minlength=len(used))
+    bags = np.full((vocabulary.size, max(int(used.max(initial=0)), 1)), PAD, np.int32)
+    for row, slot, feature in slots:
+        bags[token[row], slot] = feature
     dense = np.zeros((vocabulary.size, len(numbers)), np.float32)
-    if numbers:
-        dense[token[known]] = np.stack(numbers, axis=1)[known]
-    return FeatureTable(table, tuple(names), dense, tuple(number_names))
+    for place, column in enumerate(numbers.values()):
+        dense[token[known], place] = column[known]
+    return FeatureTable(bags, tuple(names), dense, tuple(numbers))
 
 
-def _standardise(column: str, values: np.ndarray, trained: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def _standardise(column: str, values: np.ndarray, trained: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers of mean 0 and deviation 1 over the trained rows, by name; and where they are missing, if any is."""
     missing = ~np.isfinite(values)
+    scale = np.abs(values, where=trained & ~missing, out=np.zeros(len(values))).max(initial=1.0)
+    values = np.where(missing, 0.0, values) / scale  # so that not even the largest numbers overflow
     usable = values[trained & ~missing]
-    mean, deviation = (usable.mean(), usable.std()) if len(usable) else (0.0, 1.0)
-    scaled = np.where(missing, 0.0, (values - mean) / (deviation if deviation > 0 else 1.0))
-    columns = [(column, np.clip(scaled, -10.0, 10.0))]
+    mean, deviation = (usable.mean(), usable.std()) if len(usable) else (0.0, 0.0)
+    with np.errstate(over="ignore"):
+        scaled = (values - mean) / (deviation if deviation > 1e-9 else 1.0)
+    columns = {column: np.where(missing, 0.0, np.clip(scaled, -10.0, 10.0))}
     if missing.any():
-        columns.append((f"{column} is missing", missing.astype(np.float64)))
+        columns[f"{column} is missing"] = missing.astype(np.float64)
     return columns
 
 
-def _as_lists(values: np.ndarray) -> list[list[str]]:
-    """Values of one column as a list of labels per entity."""
-    if values.ndim == 2:  # text codes: a code means something at its position
-        return [[f"{position}:{code}" for position, code in enumerate(row)] for row in values.tolist()]
-    return [
-        [] if value is None or value != value else [str(v) for v in value] if isinstance(value, list) else [str(value)]
-        for value in values.tolist()
-    ]
+def _labels(values: np.ndarray) -> _Labels:
+    """Labels of one column: text codes (2-D; a code means something at its position), categories or lists of them."""
+    if values.ndim == 2:
+        row, position = np.nonzero(values >= 0)  # a negative code is a missing one
+        base = int(values.max(initial=0)) + 1
+        pairs, code = np.unique(position * base + values[row, position], return_inverse=True)
+        return _Labels(row, code, [f"{pair // base}:{pair % base}" for pair in pairs.tolist()])
+    if any(isinstance(value, list) for value in values):
+        return _of_lists([value if isinstance(value, list) else [value] for value in values])
+    code, unique = pd.factorize(values)
+    row = np.flatnonzero(code >= 0)
+    return _Labels(row, code[row], [str(value) for value in unique])
+
+
+def _words(values: np.ndarray) -> _Labels:
+    """The words of one column of text, in small letters."""
+    return _of_lists(pd.Series(values, dtype=object).fillna("").astype(str).str.lower().str.findall(r"\w+").tolist())
+
+
+def _of_lists(lists: list[list]) -> _Labels:
+    lists = [[x for x in dict.fromkeys(labels) if x is not None and x == x][:MAX_LABELS] for labels in lists]
+    row = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
+    code, unique = pd.factorize(np.array([*chain.from_iterable(lists), None], object)[:-1])
+    return _Labels(row, code, [str(value) for value in unique])
+
+
+def _kept(labels: _Labels, trained: np.ndarray) -> np.ndarray:
+    """Codes of the values that get a token of their own, in the order of their names."""
+    counts = np.bincount(labels.code[trained[labels.row]], minlength=len(labels.value))
+    often = np.flatnonzero(counts >= MIN_ENTITIES)
+    names = np.array([labels.value[code] for code in often], str)
+    often = often[np.lexsort((names, -counts[often]))[:MAX_VALUES]]
+    return often[np.argsort(np.array([labels.value[code] for code in often], str), kind="stable")]
+
+
+def _alone(labels: _Labels, kept: np.ndarray, trained: np.ndarray) -> int:
+    """How many labels of trained entities are not among the kept ones."""
+    return int(np.count_nonzero(~np.isin(labels.code[trained[labels.row]], kept)))
+
+
+def _is_text(labels: _Labels, kept: np.ndarray, trained: np.ndarray) -> bool:
+    """Whether most trained entities bear a value of their own, and values consist of words."""
+    bearing = np.count_nonzero(trained[labels.row])
+    return _alone(labels, kept, trained) > bearing / 2 and any(" " in value for value in labels.value)
