@@ -25,8 +25,11 @@ LEVELS = [  # a module may import modules of its own line or of lines above, nev
     ["zoo.backends", "zoo.layers", "zoo.losses"],
     ["zoo.recommender"],
     ["zoo.models"],
-    ["zoo.training", "zoo.schedules", "zoo.checkpoints", "zoo.evaluation", "zoo.comparison", "zoo.topk"],
-    ["zoo.recommending", "zoo.artifacts"],
+    [
+        *("zoo.training", "zoo.callbacks", "zoo.schedules", "zoo.checkpoints", "zoo.evaluation", "zoo.comparison"),
+        *("zoo.topk", "zoo.artifacts"),
+    ],
+    ["zoo.recommending"],
     ["zoo.actions", "eda"],
     ["main"],
 ]

@@ -1,0 +1,17 @@
+"""Before any test imports Keras: one backend per process, one thread, no accelerator's memory taken in advance."""
+
+import importlib.util
+import os
+
+BACKENDS = ("jax", "tensorflow", "torch")
+
+os.environ.setdefault("KERAS_BACKEND", next((name for name in BACKENDS if importlib.util.find_spec(name)), "jax"))
+# Tests run side by side, and two frameworks that each take all cores are ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+if importlib.util.find_spec("torch") and os.environ["KERAS_BACKEND"] != "jax":
+    import torch  # a process that imports TensorFlow first may crash when torch is imported later
+
+    torch.set_num_threads(1)
