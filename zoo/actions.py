@@ -5,32 +5,21 @@ from __future__ import annotations
 import shutil
 import time
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from config import ConfigError, RunConfig, override
-from zoo import artifacts, backends, evaluation, recommending, registry, training
+from zoo import artifacts, backends, comparison, evaluation, recommending, registry, training
+from zoo.audit import audit, describe
 from zoo.data import cleaning, sources, splits
 from zoo.data.catalogue import Prepared, prepare, prepare_as
 from zoo.data.dataset import DataError, Dataset
 from zoo.data.histories import Histories
 from zoo.data.vocabulary import UNKNOWN
 from zoo.recommender import Baseline, Recommender
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for on the command line, resolved."""
-
-    name: str
-    preset: str
-    config: RunConfig
-    run_dir: Path
-    resume: bool
-    models: tuple[str, ...] = ()
+from zoo.request import Request, resolve, resolve_many, run_dir, with_data
 
 
 def run(action: str, options: Namespace) -> None:
@@ -45,23 +34,24 @@ def exploratory_data_analysis(options: Namespace) -> None:
     """Figures of the log and a report in words."""
     from eda.report import explore
 
-    request = _request(options)
-    report = explore(_read(request.config), Path(request.config.figures_dir), request.config)
+    request = resolve(options)
+    config = request.config
+    report = explore(_read(config), Path(config.figures_dir), config.split, config.seed)
     print(f"report: {report}")
 
 
 def train_validation_model(options: Namespace) -> None:
     """Trains on the past, stops on validation, reports the test score."""
-    request = _request(options)
+    request = resolve(options)
     _announce(request)
     metrics = _validate(request, prepare(_split(request.config)))
-    print(evaluation.describe(metrics))
+    print(describe(metrics))
     print(f"run: {request.run_dir}")
 
 
 def train_production_model(options: Namespace) -> None:
     """Trains on everything, for the epochs that validation found best."""
-    request = _request(options, from_run=True)
+    request = resolve(options, from_run=True)
     _announce(request)
     directory = request.run_dir / "production"
     config = request.config
@@ -94,7 +84,7 @@ def compute_predictions(options: Namespace) -> None:
     run, config = _load_run(options)
     users, histories = _asked_users(run, config)
     allowed = recommending.allowed_items(run.catalogue, config.predict)
-    path = _run_dir(options) / f"recommendations.{config.predict.format}"
+    path = run_dir(options) / f"recommendations.{config.predict.format}"
     batches = recommending.recommend(
         run.model, histories, config.predict.num_items, config.predict.exclude_seen, allowed
     )
@@ -113,42 +103,36 @@ def evaluate(options: Namespace) -> None:
     metrics, _ = _evaluate(run.model, prepared, config)
     if run.info["split_sha256"] != prepared.split.sha256:
         print("warning: this is not the split that the run was trained with; its test may lie in the training data")
-    print(evaluation.describe(metrics))
+    print(describe(metrics))
     artifacts.write_json(run.directory / "evaluation.json", metrics)
     print(f"evaluation: {run.directory / 'evaluation.json'}")
 
 
 def compare_models(options: Namespace) -> None:
     """Trains several models on one split, or loads those already trained, and writes a table and a figure."""
-    from eda.plots import model_comparison
+    from eda.comparison import plot
 
-    names = tuple(name.strip() for name in (options.models or "").split(",") if name.strip())
-    if not names:
-        raise ConfigError("compare_models needs --models, for example --models most_popular,seq_item_knn,two_tower")
-    directory = options.run_dir or Path("runs/comparison")
-    requests = [_request(options, name, directory / name, shared=names) for name in names]
+    requests = resolve_many(options)
     split = _split(requests[0].config)
-    results: dict[str, dict[str, Any]] = {}
+    results = []
     for request in requests:
         if _already_trained(request, split):
             print(f"{request.name}: already trained in {request.run_dir}")
-            results[request.name] = artifacts.read_metrics(request.run_dir)
+            metrics = artifacts.read_metrics(request.run_dir)
         else:
             _announce(request)
-            results[request.name] = _validate(request, prepare(split))
-    comparison = evaluation.comparison(
-        results,
-        {request.name: artifacts.read_ranks(request.run_dir) for request in requests},
-        requests[0].config.evaluate,
-    )
-    artifacts.write_json(directory / "comparison.json", comparison)
-    table = evaluation.markdown(comparison)
+            metrics = _validate(request, prepare(split))
+            print(describe(metrics))
+        baseline = not registry.get(request.name).stages
+        results.append(comparison.Result(request.name, metrics, artifacts.read_ranks(request.run_dir), baseline))
+    compared = comparison.table(results)
+    directory = requests[0].run_dir.parent
+    artifacts.write_json(directory / "comparison.json", compared)
+    table = comparison.markdown(compared)
     with artifacts.replacing(directory / "comparison.md") as temporary:
         temporary.write_text(table, encoding="utf-8")
-    with artifacts.replacing(directory / "comparison.png") as temporary:
-        model_comparison(comparison).savefig(temporary)
-    print(table)
-    print(f"comparison: {directory / 'comparison.md'}, .json and .png")
+    plot(compared, directory / "comparison.png")
+    print(f"\n{table}\ncomparison: {directory / 'comparison.md'}, comparison.json and comparison.png")
 
 
 def export_embeddings(options: Namespace) -> None:
@@ -157,13 +141,13 @@ def export_embeddings(options: Namespace) -> None:
     if not isinstance(run.model, Recommender):
         raise ConfigError(f"{run.name} has no embeddings: it scores items without vectors")
     users, histories = _asked_users(run, config)
-    recommending.export_embeddings(run.model, histories, users, _run_dir(options), config.predict)
-    print(f"embeddings of {len(users):,} users and {len(run.catalogue.items.ids):,} items: {_run_dir(options)}")
+    recommending.export_embeddings(run.model, histories, users, run_dir(options), config.predict)
+    print(f"embeddings of {len(users):,} users and {len(run.catalogue.items.ids):,} items: {run_dir(options)}")
 
 
 def show_config(options: Namespace) -> None:
     """Prints every knob of a run, as JSON that reads back."""
-    print(_request(options).config.model_dump_json(indent=2))
+    print(resolve(options).config.model_dump_json(indent=2))
 
 
 def list_models(options: Namespace) -> None:
@@ -189,67 +173,6 @@ ACTIONS = {
 }
 
 # ------------------------------------------------------------------------------------------------ what they share
-
-
-def _run_dir(options: Namespace) -> Path:
-    return options.run_dir or Path("runs") / options.model
-
-
-def _request(
-    options: Namespace,
-    name: str | None = None,
-    run_dir: Path | None = None,
-    *,
-    shared: tuple[str, ...] = (),
-    from_run: bool = False,
-) -> Request:
-    """Defaults < preset < overrides; with `from_run`, a run already in the directory takes the preset's place.
-
-    Args:
-        shared: models that share the overrides; one that a model has no knob for is left to the others.
-    """
-    name = name or options.model
-    run_dir = run_dir or _run_dir(options)
-    spec = registry.get(name)
-    preset = options.preset or (options.data if options.data in spec.presets else None)
-    if preset is None and options.data is None and "sample" in spec.presets:
-        preset = "sample"
-    if from_run and options.preset is None and artifacts.exists(run_dir):
-        saved, config = artifacts.read_config(run_dir)
-        if saved != name:
-            raise ConfigError(
-                f"{run_dir}: holds a run of {saved}, not of {name}; give --model {saved} or another --run-dir"
-            )
-        preset = artifacts.read_info(run_dir).get("preset", "base")
-    else:
-        preset = preset or "base"
-        if shared and preset not in spec.presets:
-            preset = "base"
-        config = spec.preset(preset)
-    if options.data:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": options.data})})
-    return Request(name, preset, _overridden(config, options.override, shared), run_dir, options.resume, shared)
-
-
-def _overridden(config: RunConfig, assignments: list[str], shared: tuple[str, ...]) -> RunConfig:
-    if not shared:
-        return override(config, assignments)
-    for assignment in assignments:
-        try:
-            config = override(config, [assignment])
-        except ConfigError:
-            others = [registry.get(name).presets["base"] for name in shared]
-            if not any(_accepts(other, assignment) for other in others):
-                raise
-    return config
-
-
-def _accepts(config: RunConfig, assignment: str) -> bool:
-    try:
-        override(config, [assignment])
-    except ConfigError:
-        return False
-    return True
 
 
 def _announce(request: Request) -> None:
@@ -333,7 +256,7 @@ def _evaluate(model: Any, prepared: Prepared, config: RunConfig) -> tuple[dict[s
         metrics[part] = result.metrics
     metrics["intervals"] = result.intervals
     metrics["slices"] = result.slices
-    metrics["audit"] = evaluation.audit(prepared, "test", config.evaluate, result)
+    metrics["audit"] = audit(prepared, "test", config.evaluate, result)
     return metrics, result.ranks
 
 
@@ -361,14 +284,11 @@ def _already_trained(request: Request, split: splits.Split) -> bool:
 
 def _load_run(options: Namespace, production: bool = True) -> tuple[artifacts.Run, RunConfig]:
     """The run in the directory (the production model where there is one), and its configuration with overrides."""
-    directory = _run_dir(options)
+    directory = run_dir(options)
     if production and artifacts.exists(directory / "production"):
         directory = directory / "production"
     run = artifacts.load(directory)
-    config = run.config
-    if options.data:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": options.data})})
-    config = override(config, options.override)
+    config = override(with_data(run.config, options.data), options.override)
     if config.model != run.config.model:
         raise ConfigError("the hyperparameters of a trained model cannot be overridden; train it again with them")
     backends.configure(config.train)

@@ -1,0 +1,95 @@
+"""Request: what the command line asks for, resolved into a model, a preset, a configuration and a run directory."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import ConfigError, RunConfig, override
+from zoo import artifacts, registry
+
+
+@dataclass(frozen=True)
+class Request:
+    """One model to run.
+
+    Attributes:
+        name: the model.
+        preset: the recipe that the configuration started from.
+        config: defaults < preset < --data and --override.
+        run_dir: where it is written and looked for.
+        resume: whether an interrupted training goes on.
+    """
+
+    name: str
+    preset: str
+    config: RunConfig
+    run_dir: Path
+    resume: bool
+
+
+def run_dir(options: Namespace) -> Path:
+    """Where the run of these options lies."""
+    return options.run_dir or Path("runs") / options.model
+
+
+def resolve(options: Namespace, from_run: bool = False) -> Request:
+    """The model of `options`; with `from_run`, a run already in the directory takes the preset's place.
+
+    Raises:
+        ConfigError: an unknown model, preset or key, or a run of another model in the directory.
+    """
+    directory = run_dir(options)
+    if from_run and options.preset is None and artifacts.exists(directory):
+        saved, config = artifacts.read_config(directory)
+        if saved != options.model:
+            raise ConfigError(f"{directory}: holds a run of {saved}; give --model {saved} or another --run-dir")
+        preset = artifacts.read_info(directory)["preset"]
+    else:
+        preset, config = _preset(options, options.model)
+    config = override(with_data(config, options.data), options.override)
+    return Request(options.model, preset, config, directory, options.resume)
+
+
+def resolve_many(options: Namespace) -> list[Request]:
+    """The models of `--models`, each in a folder of its own; an override goes to the models that have its knob.
+
+    Raises:
+        ConfigError: no models, or an override that none of them knows.
+    """
+    names = list(dict.fromkeys(name.strip() for name in (options.models or "").split(",") if name.strip()))
+    if not names:
+        raise ConfigError("compare_models needs --models, for example --models most_popular,seq_item_knn,two_tower")
+    directory = options.run_dir or Path("runs/comparison")
+    start = {name: _preset(options, name, fallback="base") for name in names}
+    configs = {name: with_data(config, options.data) for name, (_, config) in start.items()}
+    for assignment in options.override:
+        refusals = []
+        for name in names:
+            try:
+                configs[name] = override(configs[name], [assignment])
+            except ConfigError as error:
+                refusals.append(error)
+        if len(refusals) == len(names):
+            raise refusals[0]
+    return [Request(name, start[name][0], configs[name], directory / name, options.resume) for name in names]
+
+
+def with_data(config: RunConfig, path: str | None) -> RunConfig:
+    """`config` with another data.path, where one is given."""
+    if not path:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
+
+
+def _preset(options: Namespace, name: str, fallback: str | None = None) -> tuple[str, RunConfig]:
+    """(name, configuration) of the preset asked for; unasked, the one named like the data, or `base`."""
+    spec = registry.get(name)
+    preset = options.preset
+    if preset is None:
+        data = options.data or "sample"
+        preset = data if data in spec.presets else "base"
+    elif fallback and preset not in spec.presets:
+        preset = fallback
+    return preset, spec.preset(preset)
