@@ -119,8 +119,8 @@ def _warnings(result: dict[str, Any], evaluation: Evaluation) -> list[str]:
         lines.append(f"{_share(result, 'targets_outside_catalogue')} are outside the catalogue and count as misses")
     if result["repeat_targets"] and result["seen_items"] == "excluded":
         lines.append(
-            f"{_share(result, 'repeat_targets')} were seen before and would never be recommended; they are ranked among "
-            "unseen items (evaluate.exclude_seen=false ranks them among all)"
+            f"{_share(result, 'repeat_targets')} were seen before and would never be recommended; they are ranked "
+            "among unseen items (evaluate.exclude_seen=false ranks them among all)"
         )
     if (result["last_two_tie"] or 0) > 0.01:
         lines.append(
@@ -129,8 +129,8 @@ def _warnings(result: dict[str, Any], evaluation: Evaluation) -> list[str]:
         )
     if (result["future_training_events"] or 0) > 0:
         lines.append(
-            f"training knows the future: {result['future_training_events']:.1%} of its events are later than a target, on "
-            "average (split.strategy=temporal avoids that)"
+            f"training knows the future: {result['future_training_events']:.1%} of its events are later than a target, "
+            "on average (split.strategy=temporal avoids that)"
         )
     if result["query_time"]:
         lines.append("the model is told the time of the target; compare it only with models that are told it too")
