@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from config import Columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 Clock = Literal["global", "relative", "order"]
 
@@ -82,6 +88,30 @@ class Dataset:
     name: str = "data"
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def from_frame(
+        cls,
+        events: pd.DataFrame | pa.Table,
+        users: pd.DataFrame | pa.Table | None = None,
+        items: pd.DataFrame | pa.Table | None = None,
+        *,
+        name: str = "frame",
+        clock: Clock = "global",
+        columns: Columns | None = None,
+    ) -> Dataset:
+        """The Dataset of tables in memory: what `--data` does, by hand.
+
+        Args:
+            events: a row an event, in order; columns are known by their usual names or by `columns`.
+            users, items: features; the column `user` / `item`, else the first one, holds the ids.
+
+        Raises:
+            DataError: a column is missing or holds what cannot be used.
+        """
+        from zoo.data.sources import generic  # the reader builds on this module
+
+        return generic.from_frames(events, users, items, name, clock, columns or Columns())
+
     @property
     def num_users(self) -> int:
         """Users with at least one event."""
@@ -102,9 +132,9 @@ class Dataset:
         digest = hashlib.sha256()
         for ids, rows in ((self.users.ids, self.events.user), (self.items.ids, self.events.item)):
             digest.update("\x00".join(map(str, ids.tolist())).encode())
-            digest.update(np.ascontiguousarray(rows))
+            digest.update(np.ascontiguousarray(rows).data)
         if self.events.timestamp is not None:
-            digest.update(np.ascontiguousarray(self.events.timestamp))
+            digest.update(np.ascontiguousarray(self.events.timestamp).data)
         return digest.hexdigest()
 
     def summary(self) -> str:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 from config import DataConfig, SampleConfig
-from zoo.data.dataset import Dataset
+from zoo.data.dataset import DataError, Dataset
+from zoo.data.sources import cache, entities, files, generic, known
+from zoo.data.sources.connection import connect, explained
 
-# Layouts that are no plain table: name to module. Each has `read(path, data_config) -> Dataset`.
+# Layouts that are no plain table: name to module, imported when it is asked for. Each has
+# `read(path, data_config) -> Dataset`.
 LAYOUTS = {
     "pairs": "pairs",
     "sequences": "sequences",
@@ -18,12 +25,67 @@ LAYOUTS = {
     "complete_journey": "complete_journey",
     "pickled_dict": "pickled_dict",
 }
+_SLOW = 3.0  # seconds after which a load says how long it took
 
 
 def load(data: DataConfig, sample: SampleConfig | None = None, seed: int = 0) -> Dataset:
-    """The data set that `data` describes; `sample` and `seed` shape the built-in one."""
+    """The data set that `data` describes; `sample` and `seed` shape the built-in one.
+
+    Raises:
+        DataError: nothing is there, or it cannot be read; in one line.
+    """
+    start = time.perf_counter()
     if data.path == "sample" and not data.query:
-        synthetic = importlib.import_module("zoo.data.sources.synthetic")
-        return synthetic.read(sample or SampleConfig(), seed)
-    module = LAYOUTS.get(data.layout, "generic")
-    return importlib.import_module(f"zoo.data.sources.{module}").read(data.path, data)
+        dataset = importlib.import_module("zoo.data.sources.synthetic").read(sample or SampleConfig(), seed)
+    else:
+        if data.path in known.KNOWN and not Path(data.path).exists():
+            data = known.fetch(data)
+        dataset = _read(data) if (inputs := _inputs(data)) is None else _cached(data, inputs)
+    for side, count in (("user", dataset.num_users), ("item", dataset.num_items)):
+        if count < 2:
+            raise DataError(f"{dataset.name}: only {count} {side}; wanted at least two to recommend anything")
+    seconds = time.perf_counter() - start
+    if seconds > _SLOW:
+        print(f"{dataset.name}: {len(dataset.events):,} events in {seconds:.1f} s", file=sys.stderr)
+    return dataset
+
+
+def _inputs(data: DataConfig) -> list[Path] | None:
+    """The files that are read; None where there are none, or where SQL may read others.
+
+    Raises:
+        DataError: a file is missing, empty or may not be read.
+    """
+    if data.query:
+        return None
+    found: list[Path] = []
+    for path in (data.path, data.users, data.items):
+        if path and not generic.is_in_files(path):
+            return None
+        found += files.find(path, any_suffix=data.layout in LAYOUTS) if path else []
+    return found
+
+
+def _cached(data: DataConfig, inputs: list[Path]) -> Dataset:
+    settings = {
+        **data.model_dump(include={"layout", "columns"}),
+        "name": Path(data.path).name,
+        "features": [bool(data.users), bool(data.items)],
+    }
+    return cache.through(inputs, settings, cache.directory(data.cache_dir), lambda: _read(data))
+
+
+def _read(data: DataConfig) -> Dataset:
+    """Reads the log, then the feature tables."""
+    if data.layout in LAYOUTS:
+        dataset = importlib.import_module(f"zoo.data.sources.{LAYOUTS[data.layout]}").read(data.path, data)
+    else:
+        dataset = generic.read(data.path, data)
+    for side, path in (("user", data.users), ("item", data.items)):
+        if path:
+            connection = connect(data.cache_dir)
+            table = generic.features(connection, path, side, data.columns)
+            with explained(path):
+                read = entities.read(connection, table, side, getattr(dataset, f"{side}s"), dataset.name)
+            dataset = replace(dataset, **{f"{side}s": read})
+    return dataset

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,6 +22,7 @@ from tqdm import tqdm
 from zoo.data.dataset import DataError
 from zoo.data.sources import cache
 
+CANONICAL_INTEGER = "0|-?[1-9][0-9]{0,17}"  # written back exactly as it was read, and it fits int64
 _INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")} | {
     "INTEGER",
     "UINTEGER",
@@ -80,10 +84,9 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarr
     """The columns of a SELECT: numbers as they are (NULL is NaN), the rest as objects (NULL is None)."""
     columns: dict[str, Any] = connection.execute(sql).fetchnumpy()
     for name, array in columns.items():
-        if np.ma.isMaskedArray(array) and array.dtype.kind == "O":
-            columns[name] = array.filled(None)
-        elif np.ma.isMaskedArray(array):
-            columns[name] = array.filled(np.nan) if array.dtype.kind == "f" else array.astype(float).filled(np.nan)
+        if np.ma.isMaskedArray(array):
+            empty, kind = (None, object) if array.dtype.kind == "O" else (np.nan, float)
+            columns[name] = np.ma.filled(array.astype(kind), empty)
     return columns
 
 
@@ -105,37 +108,61 @@ def explained(name: str) -> Iterator[None]:
 def _explanation(message: str) -> str:
     line = re.search(r"Line: (\d+)", message)
     where = f"line {int(line[1]):,}: " if line else ""
+    if broken := re.search(r'Malformed JSON in file "(.*)", at byte', message):
+        number = _broken_line(Path(broken[1]))
+        where = f"line {number:,}: " if number else ""
     if "not utf-8" in message or "UTF-8" in message:
         return f"{where}not UTF-8; convert it first: iconv -f latin1 -t utf-8 OLD > NEW"
+    if broken:
+        return f"{where}not valid JSON; wanted one object a line"
     if "GZIP" in message:
         return "the gzip stream ends too early or is damaged; copy the file again"
     if counts := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
-        return f"{where}{counts[2]} fields where the header has {counts[1]}; correct the line or quote its text"
+        return f"{where}the number of fields is {counts[2]} and {counts[1]} in the header; correct it or quote the text"
     if "state machine" in message:
         return f"{where}not a regular CSV; check the quotes, and that all lines end alike"
     if "Out of Memory" in message or "No space left" in message:
-        return "neither memory nor the disk of data.cache_dir is large enough; name a larger disk with data.cache_dir"
-    text = message.split("\n\n")[0].split("\n")[0]
-    return re.sub(r"^[A-Za-z ]*Error: ", "", text).strip()
+        return "neither the memory nor the disk is large enough; choose a larger disk with data.cache_dir=FOLDER"
+    text = re.sub(r"^[A-Za-z -]*Error: ", "", message.split("\n")[0]).strip()
+    candidates = re.search(r"Candidate bindings: (.*)", message)
+    return f"{text} It has {candidates[1]}" if candidates else text
+
+
+def _broken_line(file: Path) -> int | None:
+    """The first line of a file of JSON lines that is no JSON in UTF-8 (DuckDB's own count differs by one)."""
+    with file.open("rb") as stream:
+        is_gzip = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(file) if is_gzip else file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                json.loads(line.strip() or b"null")
+            except ValueError:
+                return number
+    return None
 
 
 @contextmanager
-def progress(connection: duckdb.DuckDBPyConnection, name: str) -> Iterator[None]:
-    """Shows on stderr how far the running query is, once it takes longer than a moment."""
-    done = threading.Event()
+def progress(connection: duckdb.DuckDBPyConnection, name: str) -> Iterator[Callable[[str], None]]:
+    """Shows on stderr how far the running query is, once the work takes longer than a moment.
+
+    Yields:
+        a function that says what is being done now.
+    """
+    done, doing = threading.Event(), [""]
 
     def watch() -> None:
         if done.wait(_PROGRESS_AFTER):
             return
-        with tqdm(total=100, desc=name, unit="%", file=sys.stderr, leave=False) as bar:
+        bar_format = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+        with tqdm(total=100, bar_format=bar_format, file=sys.stderr, leave=False) as bar:
             while not done.wait(0.5):
                 bar.n = max(0, round(connection.query_progress()))
-                bar.refresh()
+                bar.set_description_str(f"{name}: {doing[0]}")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        yield lambda step: doing.__setitem__(0, step)
     finally:
         done.set()
         watcher.join()

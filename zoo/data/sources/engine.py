@@ -5,9 +5,20 @@ from __future__ import annotations
 import duckdb
 import numpy as np
 
-from zoo.data.dataset import Clock, DataError, Dataset, Events
+from zoo.data.dataset import Clock, DataError, Dataset, Entities, Events
 from zoo.data.sources import entities
-from zoo.data.sources.connection import connect, explained, fetch, id_type, literal, progress, quoted, scalar, schema
+from zoo.data.sources.connection import (
+    CANONICAL_INTEGER,
+    connect,
+    explained,
+    fetch,
+    id_type,
+    literal,
+    progress,
+    quoted,
+    scalar,
+    schema,
+)
 from zoo.data.sources.timestamps import RowError, to_milliseconds
 
 __all__ = ["COLUMNS", "collect", "connect", "literal", "quoted"]
@@ -21,7 +32,6 @@ COLUMNS = {  # of an event table: the type in `Events`; ids are coded
     "domain": np.int16,
     "price": np.float32,
 }
-CANONICAL_INTEGER = "0|-?[1-9][0-9]{0,17}"  # written back exactly as it was read, and it fits int64
 
 
 def collect(
@@ -56,8 +66,10 @@ def collect(
     Raises:
         DataError: a value that cannot be used, with its row (counted from 1, without a header).
     """
-    with explained(name), progress(connection, name):
+    with explained(name), progress(connection, name) as step:
+        step("reading")
         kinds = _materialise(connection, sql, name)
+        step("coding")
         ids, joins, said = {}, "", list(notes)
         for side in ("user", "item"):
             ids[side], dropped = _code_ids(connection, side, infer_ids and kinds[side] == "VARCHAR", name)
@@ -76,10 +88,12 @@ def collect(
                 labels[column] = _code_labels(connection, column, name)
                 columns[column] = f"{column}_codes.code"
                 joins += f" JOIN {column}_codes ON log.{column} = {column}_codes.value"
+        step("sorting")
         events = _events(connection, columns, joins)
+        step("features")
         tables = {
-            "user": entities.read(connection, users, "user", ids["user"], name),
-            "item": entities.read(connection, items, "item", ids["item"], name),
+            "user": entities.read(connection, users, "user", Entities(ids["user"]), name),
+            "item": entities.read(connection, items, "item", Entities(ids["item"]), name),
         }
         connection.execute("DROP TABLE log")
     known = clock if events.timestamp is not None else "order"
@@ -117,14 +131,13 @@ def _materialise(connection: duckdb.DuckDBPyConnection, sql: str, name: str) -> 
 def _refuse_mixed(connection: duckdb.DuckDBPyConnection, side: str, name: str) -> None:
     """Raises: the column of JSON values holds ids of several types."""
     row = connection.execute(
-        f"SELECT rowid + 1, CAST({side} AS VARCHAR), json_type({side}) AS type, first(type) OVER (ORDER BY rowid) "
-        f"FROM log WHERE json_type({side}) <> 'NULL' QUALIFY type <> first(type) OVER (ORDER BY rowid) "
-        f"ORDER BY rowid LIMIT 1"
+        f"SELECT rowid + 1, CAST({side} AS VARCHAR) FROM log WHERE json_type({side}) <> 'NULL' "
+        f"QUALIFY json_type({side}) <> first(json_type({side})) OVER (ORDER BY rowid) ORDER BY rowid LIMIT 1"
     ).fetchone()
     if row is None:
         raise DataError(f"{name}: {side} ids are JSON objects or lists; wanted integers, floats or text")
-    number, value, kind, first = row
-    raise RowError(name, number, f"{side} id {value} is {kind} and the ids before are {first}; write all ids alike")
+    number, value = row
+    raise RowError(name, number, f"{side} id {value} is of another type than those before it; write all ids alike")
 
 
 def _code_ids(connection: duckdb.DuckDBPyConnection, side: str, infer: bool, name: str) -> tuple[np.ndarray, list[str]]:

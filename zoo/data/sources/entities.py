@@ -18,37 +18,44 @@ _CODES = r"\[\s*\d+([\s,]+\d+)*[\s,]*\]"  # text codes as text: [12 3 4] or [12,
 NO_CODE = -1  # fills text codes of an entity that has none, or fewer than others
 
 
-def read(connection: duckdb.DuckDBPyConnection, table: Table | None, side: str, ids: np.ndarray, name: str) -> Entities:
-    """Entities of `ids` with the features of `table`; ids that occur only in the table follow, in its order.
+def read(connection: duckdb.DuckDBPyConnection, table: Table | None, side: str, known: Entities, name: str) -> Entities:
+    """`known` with the features of `table`; entities that occur only in the table follow, in its order.
 
     Numbers, booleans and times (as milliseconds) become float64; lists and `|`-separated text multi-labels; arrays of
     a fixed length and text such as `[12 3 4]` 2-D integers; other text is a category. A missing value is NaN, None or,
     in text codes, NO_CODE.
 
+    Args:
+        table: SQL or rows; the column named `side`, else the first one, holds the ids.
+        side: `user` or `item`.
+        known: the entities of the log.
+        name: what messages call the log.
+
     Raises:
         DataError: an id that is missing, occurs twice or is not of the type of the log's ids.
     """
     if table is None:
-        return Entities(ids)
+        return known
     where = f"{side} features of {name}"
     view = f"{side}_features"
     if isinstance(table, str):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {view} AS SELECT * FROM (\n{table}\n)")
     else:
-        rows = arrow(table, where)
-        connection.register(f"{view}_rows", rows)
+        connection.register(f"{view}_rows", arrow(table, where))
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {view} AS SELECT * FROM {view}_rows")
+        connection.unregister(f"{view}_rows")
     kinds = schema(connection, f"SELECT * FROM {view}")
     key = next((column for column in kinds if column.lower() == side), next(iter(kinds)))
-    index = _ids(connection, view, key, kinds.pop(key), ids, where)
-    position = pd.Index(ids).get_indexer(pd.Index(index))
-    new = np.flatnonzero(position < 0)
-    position[new] = len(ids) + np.arange(len(new))
-    everyone = np.concatenate([ids, index[new]]) if len(new) else ids
-    columns = {}
+    ids = _ids(connection, view, key, kinds.pop(key), known.ids, where)
+    position = pd.Index(known.ids).get_indexer(pd.Index(ids))
+    new = position < 0
+    position[new] = len(known) + np.arange(np.count_nonzero(new))
+    everyone = np.concatenate([known.ids, ids[new]]) if new.any() else known.ids
+    columns = {
+        column: _spread(values, np.arange(len(known)), len(everyone)) for column, values in known.columns.items()
+    }
     for column, kind in kinds.items():
-        values = _values(connection, view, column, kind)
-        columns[column] = _spread(values, position, len(everyone))
+        columns[column] = _spread(_values(connection, view, column, kind), position, len(everyone))
     connection.execute(f"DROP TABLE {view}")
     return Entities(everyone, columns)
 
