@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -25,10 +26,8 @@ def save(content: Figure | str, path: Path) -> None:
             beside.write_text(content, encoding="utf-8")
         os.replace(beside, path)
     except OSError as error:
-        try:
+        with suppress(OSError):  # the first error is the one to tell
             beside.unlink(missing_ok=True)
-        except OSError:
-            pass  # the first error is the one to tell
         raise ConfigError(
             f"{path}: cannot be written ({error.strerror or error}); make room or rights, or choose another directory"
         ) from None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from config import SplitConfig
 from eda import plots, statistics, units
@@ -41,7 +44,7 @@ def explore(dataset: Dataset, directory: str | Path, split: SplitConfig | None =
     except DataError as error:
         missing.append(("train_test_drift", str(error)))
     drawn = []
-    for draw, caption in plots.FIGURES:
+    for draw, caption in FIGURES:
         path = directory / f"{draw.__name__}.png"
         try:
             figure = draw(dataset)
@@ -54,7 +57,7 @@ def explore(dataset: Dataset, directory: str | Path, split: SplitConfig | None =
     path = directory / f"{plots.train_test_drift.__name__}.png"
     if drift is not None:
         save(plots.train_test_drift(drift), path)
-        drawn.append((path, plots.DRIFT_CAPTION))
+        drawn.append((path, DRIFT))
     else:
         path.unlink(missing_ok=True)
     report = directory / "report.html"
@@ -133,6 +136,62 @@ def _emphasise(text: str) -> str:
     return f"<b>{head}</b>{colon}{rest}" if colon and len(head) <= 40 else text
 
 
+# Every figure of a log, in the order of the report, with how to read it. A file bears the name of its function.
+FIGURES: tuple[tuple[Callable[[Dataset], Figure], str], ...] = (
+    (
+        plots.per_user_interaction_count,
+        "Each bar counts the users whose number of events falls in the range below it. Of users on the left little is "
+        "known.",
+    ),
+    (
+        plots.per_item_interaction_count,
+        "The same for items. Of items on the left a model can learn little but from their features.",
+    ),
+    (
+        plots.rank_frequency,
+        "Items and users from the busiest to the quietest. A straight line is a power law; the steeper it falls, the "
+        "more a few hold. The Gini coefficient is 0 where all have the same and nears 1 where one has everything.",
+    ),
+    (plots.scores, "The share of the events that bear each score."),
+    (
+        plots.average_score_per_item,
+        "Items by their mean score. A mean of few scores is mostly chance and is drawn grey.",
+    ),
+    (
+        plots.activity_over_time,
+        "Events, and users with at least one event, in each period. The first and the last period may be incomplete.",
+    ),
+    (
+        plots.cold_start_over_time,
+        "How much of each period a model trained before it could not have known. Where the line of items stays high, "
+        "features matter; where that of users stays high, histories must be read, not learned as ids.",
+    ),
+    (
+        plots.gaps_between_events,
+        "Each bar holds the gaps up to the duration below it and longer than the one to its left. Events at the same "
+        "time have no order but that of the file.",
+    ),
+    (plots.session_lengths, "A session is a run of events of one user without a silence of more than 30 minutes."),
+    (
+        plots.repeat_rate,
+        "Of the events at each place of a history, those that return to an item already in it. Where returns are "
+        "many, people want to be shown what they know.",
+    ),
+    (
+        plots.action_funnel,
+        "Pairs of a user and an item with at least one event of the action, the most frequent action first, and the "
+        "users and events behind them.",
+    ),
+    (
+        plots.domain_overlap,
+        "Users grouped by the exact set of domains they act in. Those in several (blue) can carry taste across.",
+    ),
+)
+DRIFT = (
+    "Items are ordered by their events in training and cut where each group holds a fifth of them. If popularity "
+    "stayed as it was, the two bars of every pair would be equal; the last pair is what training could not foresee."
+)
+
 STYLE = """
 :root { --ink: #1f2933; --grey: #5f6b76; --line: #e4e8ec; --paper: #fff; --wash: #f6f8fa; --accent: #0072b2; }
 * { box-sizing: border-box; }
@@ -144,7 +203,8 @@ header { border-bottom: 3px solid var(--accent); padding-bottom: 14px; }
 h1 { margin: 2px 0 0; font-size: 32px; line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin: 40px 0 12px; font-size: 21px; }
 h3 { margin: 0 0 6px; font-size: 16px; }
-code { font: 12.5px/1.4 ui-monospace, "SF Mono", Menlo, Consolas, monospace; color: var(--grey); overflow-wrap: anywhere; }
+code { font: 12.5px/1.4 ui-monospace, "SF Mono", Menlo, Consolas, monospace; color: var(--grey);
+  overflow-wrap: anywhere; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 0; padding: 0; list-style: none; }
 .tiles li { flex: 1 1 130px; padding: 12px 14px; background: var(--wash); border-radius: 6px; color: var(--grey);
   font-size: 13.5px; }

@@ -7,6 +7,7 @@ consecutive events of a user is a difference of neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from zoo.data.splits import Split
 
 SESSION_GAP = 30 * MINUTE  # a longer silence starts a new session: the convention of web analytics
 MIN_EXTREME = 100  # nobody with fewer events is called extreme
+MIN_RECURRING = 100  # pairs behind a lift that is more than chance
 HISTORY_LENGTH = 50  # the usual window of sequence models
 
 
@@ -98,8 +100,12 @@ def position(dataset: Dataset) -> np.ndarray:
 
 def is_repeat(dataset: Dataset) -> np.ndarray:
     """(E,) whether the user had an event with the same item before."""
-    events = dataset.events
-    return _duplicated(events.user.astype(np.int64) * len(dataset.items) + events.item)
+    return _seen_before(_pair(dataset))
+
+
+def repeat_share(dataset: Dataset) -> float:
+    """Share of events with an item that the user had before."""
+    return 1 - len(_distinct(_pair(dataset))) / len(dataset.events)
 
 
 def is_immediate_repeat(dataset: Dataset) -> np.ndarray:
@@ -108,16 +114,21 @@ def is_immediate_repeat(dataset: Dataset) -> np.ndarray:
     return np.append(False, _continues(dataset) & (item[1:] == item[:-1]))
 
 
-def is_duplicate(dataset: Dataset) -> np.ndarray:
-    """(E,) whether user, item, action and timestamp all equal those of an earlier event; none without timestamps."""
+def _moment(dataset: Dataset) -> np.ndarray:
+    """(E,) the same number for the events of one user at one time, growing along the log."""
+    time = dataset.events.timestamp
+    if time is None:
+        return np.arange(len(dataset.events))
+    return np.cumsum(np.append(False, ~_continues(dataset) | (time[1:] > time[:-1])))
+
+
+def num_duplicates(dataset: Dataset) -> int:
+    """Events that equal an earlier one in user, item, action and timestamp; 0 without timestamps."""
     events = dataset.events
-    if events.timestamp is None:
-        return np.zeros(len(events), bool)
-    moment = np.cumsum(np.append(True, ~_continues(dataset) | (np.diff(events.timestamp) > 0)))  # of a user
-    key = moment * len(dataset.items) + events.item
+    key = _moment(dataset) * len(dataset.items) + events.item
     if "action" in events.columns:
         key = key * len(dataset.labels["action"]) + events.columns["action"]
-    return _duplicated(key)
+    return len(key) - len(_distinct(key))
 
 
 def tied(dataset: Dataset) -> np.ndarray:
@@ -129,24 +140,43 @@ def tied(dataset: Dataset) -> np.ndarray:
     return np.append(same, False) | np.append(False, same)
 
 
-def order_lift(dataset: Dataset, seed: int = 0) -> float | None:
-    """How much more often a step from one item to the next is seen again than when histories are shuffled.
+def recency_lift(dataset: Dataset, seed: int = 0) -> float | None:
+    """How much more often a pair (the last item, the next item) recurs than a pair (an earlier item, the next item).
 
-    1 means that the order within histories says nothing; None where no step is seen twice by chance either.
+    Both pairs are drawn for the same events, so popularity and the length of histories cancel. The next item is one
+    that is new to its user, so a pair recurs between users only. Events at the same time are put in random order
+    first: the order of the file must not look like knowledge. 1 means that the last item tells no more of the next
+    than any other does; None where too few pairs recur.
     """
-    user, item = dataset.events.user, dataset.events.item
-    continues = _continues(dataset)
-    shuffled = item[np.lexsort((np.random.default_rng(seed).random(len(user), np.float32), user))]
-    seen_again = []
-    for items in (item, shuffled):
-        step = items[:-1].astype(np.int64) * len(dataset.items) + items[1:]
-        step = step[continues & (items[:-1] != items[1:])]
-        seen_again.append(_duplicated(step, keep=False).mean() if len(step) else 0.0)
-    return float(seen_again[0] / seen_again[1]) if seen_again[1] else None
+    random = np.random.default_rng(seed)
+    item = dataset.events.item.copy()
+    ties = np.flatnonzero(tied(dataset))
+    item[ties] = item[ties][np.lexsort((random.random(len(ties)), _moment(dataset)[ties]))]
+    place = position(dataset)
+    is_new = ~_seen_before(dataset.events.user.astype(np.int64) * len(dataset.items) + item)
+    later = np.flatnonzero((place >= 3) & is_new)
+    back = 2 + (random.random(len(later)) * (place[later] - 2)).astype(np.int64)  # 2 ... place - 1 events ago
+    recurs = []
+    for before in (later - 1, later - back):
+        pair = np.sort(item[before].astype(np.int64) * len(dataset.items) + item[later])
+        same = pair[1:] == pair[:-1]
+        recurs.append(np.count_nonzero(np.append(same, False) | np.append(False, same)))
+    return recurs[0] / recurs[1] if recurs[1] and sum(recurs) >= MIN_RECURRING else None
 
 
-def _duplicated(key: np.ndarray, keep: str | bool = "first") -> np.ndarray:
-    return pd.Series(key).duplicated(keep=keep).to_numpy()  # type: ignore[arg-type]
+def _pair(dataset: Dataset) -> np.ndarray:
+    """(E,) one number for each user and item."""
+    return dataset.events.user.astype(np.int64) * len(dataset.items) + dataset.events.item
+
+
+def _seen_before(key: np.ndarray) -> np.ndarray:
+    return pd.Series(key).duplicated().to_numpy()
+
+
+def _distinct(key: np.ndarray) -> np.ndarray:
+    """The different values, ascending: by a sort, many times faster than the hash table of `np.unique`."""
+    key = np.sort(key)
+    return key[np.append(True, key[1:] != key[:-1])] if len(key) else key
 
 
 # --------------------------------------------------------------------------------------------------------- time
@@ -190,6 +220,12 @@ def periods(timestamp: np.ndarray, most: int = 80) -> Periods:
     return Periods(name, code - code.min(), edges.astype("datetime64[M]").astype("datetime64[ms]"))
 
 
+def active_users(dataset: Dataset, periods: Periods) -> np.ndarray:
+    """(P,) users with an event in each period."""
+    first = np.append(True, ~_continues(dataset) | (np.diff(periods.index) > 0))  # of its user in its period
+    return np.bincount(periods.index[first], minlength=len(periods.start))
+
+
 def cold_share(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
     """(P,) share of each period's events whose user (or item) in `rows` occurs for the first time in that period."""
     size = int(index.max()) + 1
@@ -203,21 +239,21 @@ def cold_share(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
 def resolution(timestamp: np.ndarray) -> str:
     """The coarsest of day, hour, minute, second, millisecond that all timestamps are multiples of."""
     for name, size in (("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", SECOND)):
-        if not np.any(timestamp % size):
+        if not np.any(timestamp[:1000] % size) and not np.any(timestamp % size):  # the first few mostly tell
             return name
     return "millisecond"
 
 
-def returning_share(dataset: Dataset, fraction: float = 0.1) -> float:
-    """Of the users with an event in the last `fraction` of the log, the share who had one before."""
+def returning_share(dataset: Dataset, fraction: float = 0.1) -> tuple[float, float]:
+    """Of the last `fraction` of the log: the share of users who have an earlier event, and of events by them."""
     user, time = dataset.events.user, dataset.events.timestamp
     if time is None:
         raise ValueError("needs timestamps")
-    border = np.quantile(time, 1 - fraction, method="lower")
-    late, early = np.zeros(len(dataset.users), bool), np.zeros(len(dataset.users), bool)
-    late[user[time >= border]] = True
-    early[user[time < border]] = True
-    return float(np.count_nonzero(late & early) / np.count_nonzero(late))
+    late = time >= np.quantile(time, 1 - fraction, method="lower")
+    late_events = np.bincount(user[late], minlength=len(dataset.users))
+    known = np.bincount(user[~late], minlength=len(dataset.users)) > 0
+    users = np.count_nonzero(known & (late_events > 0)) / np.count_nonzero(late_events)
+    return float(users), float(late_events[known].sum() / late_events.sum())
 
 
 def future_share(dataset: Dataset) -> float:
@@ -233,19 +269,28 @@ def future_share(dataset: Dataset) -> float:
 # ------------------------------------------------------------------------------------------- actions and domains
 
 
-def funnel(dataset: Dataset) -> list[tuple[str, int, int, int, float]]:
-    """Per action, most user-item pairs first: (name, events, users, pairs, share of the first one's pairs with it)."""
-    events, names = dataset.events, dataset.labels["action"]
-    pair = events.user.astype(np.int64) * len(dataset.items) + events.item
+class Step(NamedTuple):
+    """One action: events, users and user-item pairs that have it, and the share of the first step's pairs with it."""
+
+    action: str
+    events: int
+    users: int
+    pairs: int
+    also: float
+
+
+def funnel(dataset: Dataset) -> list[Step]:
+    """The actions of the log, that with the most user-item pairs first."""
+    events, pair = dataset.events, _pair(dataset)
     rows = []
-    for code, name in enumerate(names):
+    for code, name in enumerate(dataset.labels["action"]):
         mine = events.columns["action"] == code
         if mine.any():
-            users = np.count_nonzero(np.bincount(events.user[mine]))
-            rows.append((name, int(np.count_nonzero(mine)), int(users), np.unique(pair[mine])))
+            users = int(np.count_nonzero(np.bincount(events.user[mine])))
+            rows.append((name, int(np.count_nonzero(mine)), users, _distinct(pair[mine])))
     rows.sort(key=lambda row: -len(row[3]))
     return [
-        (name, size, users, len(pairs), float(np.isin(rows[0][3], pairs, assume_unique=True).mean()))
+        Step(name, size, users, len(pairs), float(np.isin(rows[0][3], pairs, assume_unique=True).mean()))
         for name, size, users, pairs in rows
     ]
 
@@ -253,7 +298,7 @@ def funnel(dataset: Dataset) -> list[tuple[str, int, int, int, float]]:
 def domain_combinations(dataset: Dataset) -> list[tuple[tuple[str, ...], int]]:
     """Users by the exact set of domains that they have events in, largest group first.
 
-    A set is a number with a bit for each domain; from the 62nd on all domains are one, `other`.
+    A set is a number with a bit for each domain; of more than 63 domains all after the 62nd are one, `other`.
     """
     events = dataset.events
     names = (

@@ -62,7 +62,8 @@ class Clockwork:
         session: mean events in a session.
         single: share of sessions of one event.
         sessions_per_user: mean.
-        returning: of the users of the last tenth of the log, the share seen before; None unless the clock is global.
+        returning: of the last tenth of the log, the share of users seen before and of events by them; None unless the
+            clock is global.
         future: share of training events after the event to predict, in a leave-one-out split; None as above.
     """
 
@@ -77,7 +78,7 @@ class Clockwork:
     session: float
     single: float
     sessions_per_user: float
-    returning: float | None
+    returning: tuple[float, float] | None
     future: float | None
 
 
@@ -87,7 +88,7 @@ class Summary:
 
     Attributes:
         repeats: share of events with an item that the user had before; `immediate`: with the item just before.
-        order_lift: how much more often steps between items recur than in shuffled histories; None: unknown.
+        recency_lift: how much more the last item tells of the next than an earlier one does; None: unknown.
         duplicates: events equal to an earlier one in user, item, action and timestamp.
         extreme: (limit, users above it, their share of events).
         top10: share of all events on the ten most popular items.
@@ -102,7 +103,7 @@ class Summary:
     items: Spread
     repeats: float
     immediate: float
-    order_lift: float | None
+    recency_lift: float | None
     duplicates: int
     extreme: tuple[int, int, float]
     top10: float
@@ -127,10 +128,10 @@ def summarise(dataset: Dataset) -> Summary:
         len(dataset.events),
         Spread.of(users, 3),
         Spread.of(items, 5),
-        float(statistics.is_repeat(dataset).mean()),
+        statistics.repeat_share(dataset),
         float(statistics.is_immediate_repeat(dataset).mean()),
-        statistics.order_lift(dataset),
-        int(np.count_nonzero(statistics.is_duplicate(dataset))),
+        statistics.recency_lift(dataset),
+        statistics.num_duplicates(dataset),
         statistics.extreme_users(dataset),
         float(np.sort(items)[-10:].sum() / items.sum()),
         float((users > statistics.HISTORY_LENGTH).mean()),
@@ -199,8 +200,8 @@ def table(summary: Summary) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Immediate repeats (same item as just before)", units.percent(summary.immediate)),
         ("Events on the 10 most popular items", units.percent(summary.top10)),
     ]
-    if summary.order_lift is not None:
-        repetition.append(("Recurring steps, against shuffled histories", f"× {summary.order_lift:.1f}"))
+    if summary.recency_lift is not None:
+        repetition.append(("Recency: last item against an earlier one", f"× {summary.recency_lift:.2f}"))
     groups.append(("Behaviour", repetition))
     if time is not None:
         rows = [("Time between events of a user, median", units.duration(time.gap))]

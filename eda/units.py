@@ -32,11 +32,15 @@ def percent(share: float) -> str:
         return "less than 0.01%"
     if value < 1:
         return f"{value:.2g}%"
-    return f"{value:.1f}%" if value <= 99.9 else "more than 99.9%"
+    if 99.9 < value < 100:
+        return "more than 99.9%"
+    return f"{value:.1f}%" if value < 100 else f"{value:,.0f}%"
 
 
 def duration(milliseconds: float) -> str:
     """`5400000` as `1.5 hours`."""
+    if milliseconds == 0:
+        return "none"
     for size, name in ((YEAR, "year"), (DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"), (SECOND, "second")):
         if milliseconds >= size:
             value = milliseconds / size
@@ -51,6 +55,6 @@ def date(milliseconds: int, with_time: bool = False) -> str:
     return str(stamp.astype("datetime64[m]")).replace("T", " ") if with_time else str(stamp.astype("datetime64[D]"))
 
 
-def plural(number: int, noun: str) -> str:
-    """`1 user`, `2 users`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def plural(number: float, noun: str) -> str:
+    """`1 user`, `2 users`, `2.5 users`."""
+    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"

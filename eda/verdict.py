@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from eda import statistics, units
 from eda.statistics import Drift
 from eda.summary import Clockwork, Summary
+
+RECENCY = 1.1  # the lift from which a model that ignores recency is no longer the baseline to beat
 
 
 class Finding(NamedTuple):
@@ -32,68 +34,67 @@ def verdict(summary: Summary, drift: Drift | None = None) -> list[Finding]:
     return findings + [Finding("Warning", text, True) for text in _warnings(summary)]
 
 
-def suggested_split(summary: Summary) -> str:
-    """The name of the split that suits the log."""
+def suggested_split(summary: Summary) -> Literal["leave_one_out", "temporal", "by_user"]:
+    """The split that suits the log."""
     time = summary.time
-    if summary.clock == "global" and time is not None:
-        if _are_sessions(summary, time):
-            return "temporal"
-        return "temporal" if time.returning is not None and time.returning >= 0.5 else "leave_one_out"
-    if time is not None and _are_sessions(summary, time):
-        return "by_user"
-    return "leave_one_out"
+    if time is None:
+        return "leave_one_out"
+    if time.returning is None:
+        return "by_user" if _are_sessions(summary, time) else "leave_one_out"
+    return "temporal" if _are_sessions(summary, time) or min(time.returning) >= 0.5 else "leave_one_out"
 
 
 def _are_sessions(summary: Summary, time: Clockwork) -> bool:
+    """Whether the "users" of the log are visits: nearly all of them short and over within a day."""
     return time.one_day >= 0.9 and summary.users.median <= 20
 
 
 def _split(summary: Summary) -> str:
     time, name = summary.time, suggested_split(summary)
+    if summary.users.largest < 3:
+        return "none yet: no user has the three events that training, validation and test need."
     if time is None:
         return (
             f"{name}: the log has an order but no timestamps, so only the last events of each history can be held "
             "out, and nothing can be said about the future. If every user here is one session, by_user is the split "
             "that tests on sessions never trained on."
         )
-    if summary.clock == "relative":
-        return (
-            f"{name}: times compare within a user but not between users, so no date can divide the log."
-            if name == "leave_one_out"
-            else f"{name}: {units.percent(time.one_day)} of the users live within a day; they are sessions, and the "
-            "honest test is on sessions never trained on."
-        )
-    if name == "temporal" and _are_sessions(summary, time):
-        return (
-            f"temporal: timestamps compare between users, and {units.percent(time.one_day)} of the users live within "
-            "a day: they are sessions. Train on earlier sessions, test on later ones."
-        )
+    if _are_sessions(summary, time):
+        visits = f"{units.percent(time.one_day)} of the users live within a day: they are sessions"
+        if name == "temporal":
+            return (
+                f"temporal: {visits}, and timestamps compare between them. Train on earlier ones, test on later ones."
+            )
+        return f"by_user: {visits}, and times do not compare between them. Test on sessions never trained on."
+    if time.returning is None or time.future is None:
+        return f"{name}: times compare within a user but not between users, so no date can divide the log."
+    future = units.percent(time.future)
+    users, events = (units.percent(share) for share in time.returning)
     if name == "temporal":
         return (
-            f"temporal: timestamps compare between users, and {units.percent(time.returning or 0)} of those active in "
-            "the last tenth of the log were seen before, so a date divides it into a past to learn from and a future "
-            f"to predict. leave_one_out would let {units.percent(time.future or 0)} of the training events come from "
-            "after the event to predict."
+            f"temporal: timestamps compare between users, and {users} of those active in the last tenth of the log "
+            "were seen before, so a date divides it into a past to learn from and a future to predict. With "
+            f"leave_one_out, {future} of the training events would come after the event to predict."
         )
     return (
-        f"leave_one_out: timestamps compare between users, but only {units.percent(time.returning or 0)} of those "
-        "active in the last tenth of the log were seen before, so a temporal split would test mostly on strangers. "
-        f"The price: {units.percent(time.future or 0)} of the training events happen after the event to predict, on "
-        "average. Compare models with each other, not with a live system."
+        f"leave_one_out: timestamps compare between users, but of the last tenth of the log only {users} of the users "
+        f"were seen before, with {events} of its events, so a temporal split would test mostly on strangers. The "
+        f"price: on average {future} of the training events come after the event to predict. Compare models with each "
+        "other, not with a live system."
     )
 
 
 def _sparsity(summary: Summary) -> str:
     density = summary.density
-    word = "dense" if density >= 0.02 else "moderately sparse" if density >= 0.002 else "very sparse"
+    word = "Dense" if density >= 0.02 else "Moderately sparse" if density >= 0.002 else "Very sparse"
     text = (
-        f"{word.capitalize()}: {units.count(summary.events)} events fill {units.percent(density)} of "
-        f"{units.count(summary.users.size)} users × {units.count(summary.items.size)} items. The median item has "
-        f"{units.count(summary.items.median)} events; {units.percent(summary.items.below)} of the items have fewer "
+        f"{word}: {units.plural(summary.events, 'event')} of {units.plural(summary.users.size, 'user')} with "
+        f"{units.plural(summary.items.size, 'item')}, a density of {units.percent(density)}. The median item has "
+        f"{units.plural(summary.items.median, 'event')}; {units.percent(summary.items.below)} of the items have fewer "
         "than five"
     )
     if summary.items.below >= 0.3:
-        return text + ", too few to learn an embedding from: item features, or data.min_item_events, will matter."
+        return text + ", too few to learn an embedding from: item features or data.min_item_events will matter."
     return text + "."
 
 
@@ -115,22 +116,21 @@ def _repetition(summary: Summary) -> str:
 
 def _histories(summary: Summary) -> str:
     users = summary.users
+    word = "Short" if users.median < 10 else "Medium" if users.median < 50 else "Long"
     text = (
-        f"{_length(users.median)}: the median user has {units.count(users.median)} events, 95% have at most "
+        f"{word}: the median user has {units.plural(users.median, 'event')}, 95% have at most "
         f"{units.count(users.p95)}, and the longest history has {units.count(users.largest)}."
     )
     if users.below >= 0.01:
-        text += f" {units.percent(users.below)} of the users have fewer than three events, so leave_one_out cannot test them."
-    if summary.long > 0:
+        text += (
+            f" {units.percent(users.below)} of the users have fewer than three events: leave_one_out cannot test them."
+        )
+    if summary.long >= 0.001:
         text += (
             f" A sequence model that sees the last {statistics.HISTORY_LENGTH} events cuts the history of "
             f"{units.percent(summary.long)} of the users."
         )
     return text
-
-
-def _length(median: float) -> str:
-    return "Short" if median < 10 else "Medium" if median < 50 else "Long"
 
 
 def _popularity(summary: Summary) -> str:
@@ -143,21 +143,21 @@ def _popularity(summary: Summary) -> str:
 
 
 def _baseline(summary: Summary) -> str:
-    lift = summary.order_lift
+    lift = summary.recency_lift
     if summary.items.size < 2:
         return "most_popular: with a single item there is nothing to choose."
     if summary.users.median < 2:
         return "most_popular: more than half of the users have a single event, so there is little else to go by."
-    if lift is not None and lift >= 1.2:
-        return (
-            f"seq_item_knn: order carries information. The same step from one item to the next recurs {lift:.1f} times "
-            "as often as in shuffled histories, so a model that ignores order throws that away."
-        )
     if lift is None:
-        return "item_knn and ease: too few steps recur to tell whether order matters."
+        return "item_knn or ease: too few pairs of items recur to tell whether recency matters."
+    if lift >= RECENCY:
+        return (
+            f"seq_item_knn: recency counts. The last item and the next one recur together {lift:.2f} times as often as "
+            "an earlier item and the next one, so a model that takes a history as a bag throws knowledge away."
+        )
     return (
-        f"ease: order says little here (steps between items recur {lift:.1f} times as often as in shuffled "
-        "histories); a model of which items go together is the one to beat."
+        f"ease: recency says little here (the last item and the next one recur together {lift:.2f} times as often as "
+        "an earlier item and the next one); a model of which items go together is the one to beat."
     )
 
 
