@@ -1,4 +1,8 @@
-"""Histories as sparse matrices, a row each: what counting models work on. n histories, V item tokens."""
+"""Histories as sparse matrices, a row each: what counting models work on.
+
+An event counts with its weight (the column `weight`, made by data.action_weights), or 1; one of weight 0 does not
+count. Special tokens are left out. Legend: n histories, E events, V item tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +13,29 @@ from zoo.data.histories import Histories
 from zoo.data.vocabulary import NUM_SPECIALS
 
 
+def event_weights(histories: Histories) -> np.ndarray:
+    """(E,) float32 what each event counts in training; 0 for special tokens."""
+    weights = histories.columns.get("weight", np.ones(len(histories.item), np.float32))
+    return np.where(histories.item >= NUM_SPECIALS, weights, 0).astype(np.float32)
+
+
 def interaction_matrix(histories: Histories, num_tokens: int) -> sparse.csr_matrix:
-    """(n, V) float32: 1 where a history holds an item, however often. Special tokens are left out."""
-    matrix = _matrix(histories, np.ones(len(histories.item), np.float32), num_tokens)
-    matrix.data[:] = 1.0
-    return matrix
+    """(n, V) float32: the largest weight of a history's events of an item, however often it occurs."""
+    row, weight = histories.row_of_event, event_weights(histories)
+    order = np.lexsort((weight, histories.item, row))
+    row, item, weight = row[order], histories.item[order], weight[order]
+    last = np.append((row[1:] != row[:-1]) | (item[1:] != item[:-1]), True)[: len(row)] & (weight > 0)
+    shape = (len(histories), num_tokens)
+    return sparse.csr_matrix((weight[last], (row[last], item[last])), shape=shape, dtype=np.float32)
 
 
 def recency_matrix(histories: Histories, num_tokens: int, last: int, decay: float) -> sparse.csr_matrix:
-    """(n, V) float32: the sum of rank^-decay over an item's events among the last `last`, the most recent at rank 1.
+    """(n, V) float32: the sum of weight * rank^-decay over an item's events among the `last` ones.
 
-    Special tokens are left out, but an event of an unknown item keeps its rank.
+    The most recent event has rank 1. An event that does not count keeps its rank.
     """
     rank = np.repeat(histories.offsets[1:], histories.lengths) - np.arange(histories.offsets[-1])
-    weight = np.where(rank <= last, rank.astype(np.float64) ** -decay, 0.0).astype(np.float32)
-    return _matrix(histories, weight, num_tokens)
-
-
-def _matrix(histories: Histories, weight: np.ndarray, num_tokens: int) -> sparse.csr_matrix:
-    keep = (histories.item >= NUM_SPECIALS) & (weight > 0)
-    kept = np.concatenate([[0], np.cumsum(keep)])[histories.offsets]
-    matrix = sparse.csr_matrix(
-        (weight[keep], histories.item[keep], kept), shape=(len(histories), num_tokens), dtype=np.float32
-    )
-    matrix.sum_duplicates()
-    return matrix
+    weight = event_weights(histories) * np.where(rank <= last, rank.astype(np.float64) ** -decay, 0.0)
+    counts = weight > 0
+    entries = (weight[counts].astype(np.float32), (histories.row_of_event[counts], histories.item[counts]))
+    return sparse.csr_matrix(entries, shape=(len(histories), num_tokens), dtype=np.float32)

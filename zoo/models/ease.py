@@ -4,8 +4,9 @@ Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019.
 
     P = (X'X + l2 I)^-1,   B = I - P / diag(P),   score(u) = x_u B
 
-X (users, items) is binary. Departure from the paper: with `last`, x_u holds only the last events, the most recent
-at rank 1 weighing rank^-decay; the fit is the same.
+X (users, items) is binary: a repeated event counts once (with data.action_weights, its largest weight). Departure from
+the paper: with `last`, x_u holds only the last events, the most recent at rank 1 weighing rank^-decay; the fit is the
+same.
 """
 
 from __future__ import annotations
@@ -91,5 +92,5 @@ MODEL = ModelSpec(
         "ml-1m": RunConfig(model=EASEConfig()),
         "ml-1m-recency": RunConfig(model=EASEConfig(l2=400.0, last=20, decay=0.7)),
     },
-    paper="Steck, WWW 2019",
+    paper="https://doi.org/10.1145/3308558.3313710",
 )

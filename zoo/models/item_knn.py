@@ -3,10 +3,11 @@
 Sarwar, Karypis, Konstan, Riedl, "Item-based collaborative filtering recommendation algorithms", WWW 2001; the
 shrinkage is that of Dacrema, Cremonesi, Jannach, "Are we really making much progress?", RecSys 2019.
 
-    sim(i, j) = |users of i and j| / (sqrt(|users of i| |users of j|) + shrink)
+    sim(i, j) = x_i . x_j / (|x_i| |x_j| + shrink)
     score(u, i) = sum of sim(i, j) over the items j of u that are among the k nearest of i
 
-Events are binary: a repeated one counts once. Neighbours of equal similarity are taken in order of their tokens.
+x_i (users) is binary: a repeated event counts once (with data.action_weights, its largest weight). Neighbours of equal
+similarity are taken in order of their tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from zoo.data.interactions import interaction_matrix
 from zoo.recommender import Baseline
 from zoo.registry import ModelSpec
 
-BLOCK = 20_000_000  # pairs of events counted at once: bounds the memory, about 16 bytes each
+BLOCK = 10_000_000  # pairs of events counted at once: bounds the memory to some hundred MB
 
 
 class ItemKNNConfig(ModelConfig):
@@ -45,14 +46,15 @@ class ItemKNN(Baseline):
     def fit(self, histories: Histories) -> None:
         users = interaction_matrix(histories, self.catalogue.items.size)  # (n, V)
         items = users.T.tocsr()
-        norm = np.sqrt(np.diff(items.indptr)).astype(np.float32)
+        norm = np.sqrt(items.multiply(items).sum(axis=1).A1)
         blocks = []
         for rows in _blocks(items, users):
-            together = (items[rows] @ users).tocoo()  # (b, V) users of both items
+            together = (items[rows] @ users).tocoo()  # (b, V)
             candidate = together.row + rows.start
             other = candidate != together.col
             row, column = together.row[other], together.col[other]
             value = together.data[other] / (norm[candidate[other]] * norm[column] + self.config.shrink)
+            value = value.astype(np.float32)
             keep = _largest(row, column, value, self.config.neighbors)
             shape = (rows.stop - rows.start, users.shape[1])
             blocks.append(sparse.csr_matrix((value[keep], (row[keep], column[keep])), shape=shape))
@@ -94,5 +96,5 @@ MODEL = ModelSpec(
         "tiny": RunConfig(model=ItemKNNConfig(neighbors=20)),
         "ml-1m": RunConfig(model=ItemKNNConfig(neighbors=20, shrink=50.0)),
     },
-    paper="Sarwar et al., WWW 2001",
+    paper="https://doi.org/10.1145/371920.372071",
 )

@@ -8,6 +8,7 @@ from pydantic import Field
 from config import ConfigError, ModelConfig, RunConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
+from zoo.data.interactions import event_weights
 from zoo.recommender import Baseline
 from zoo.registry import ModelSpec
 
@@ -21,7 +22,7 @@ class MostPopularConfig(ModelConfig):
 
 
 class MostPopular(Baseline):
-    """score(user, item) = training events of the item, the same for every user."""
+    """score(user, item) = training events of the item (by their weights), the same for every user."""
 
     def __init__(self, config: MostPopularConfig, catalogue: Catalogue):
         super().__init__(config, catalogue)
@@ -33,7 +34,7 @@ class MostPopular(Baseline):
         Raises:
             ConfigError: a window is asked of a log without timestamps.
         """
-        item = histories.item
+        item, weight = histories.item, event_weights(histories)
         if self.config.window_days is not None:
             if histories.timestamp is None:
                 raise ConfigError(
@@ -41,8 +42,8 @@ class MostPopular(Baseline):
                     "write model.window_days=null"
                 )
             since = histories.timestamp.max(initial=0) - self.config.window_days * DAY
-            item = item[histories.timestamp > since]
-        self.counts = np.bincount(item, minlength=self.catalogue.items.size).astype(np.float32)
+            weight = np.where(histories.timestamp > since, weight, 0)
+        self.counts = np.bincount(item, weight, minlength=self.catalogue.items.size).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"counts": self.counts}

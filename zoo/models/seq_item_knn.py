@@ -6,6 +6,8 @@ sequential session rules of Ludewig and Jannach, "Evaluation of session-based re
     W[a, b] += 1 / distance           for every b that follows a at most `window` events later
     N[a, b]  = W[a, b] / ((sum of row a + 1)^row_power (sum of column b + 1)^column_power)
     score(u) = sum over the last `last` events, the most recent at rank r = 1, of r^-decay N[item_r]
+
+With data.action_weights a pair counts with the product of its events' weights, an event of the history with its own.
 """
 
 from __future__ import annotations
@@ -17,8 +19,7 @@ from pydantic import Field
 from config import ModelConfig, RunConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
-from zoo.data.interactions import recency_matrix
-from zoo.data.vocabulary import NUM_SPECIALS
+from zoo.data.interactions import event_weights, recency_matrix
 from zoo.recommender import Baseline
 from zoo.registry import ModelSpec
 
@@ -42,14 +43,13 @@ class SeqItemKNN(Baseline):
         self.follows = sparse.csr_matrix((size, size), dtype=np.float32)
 
     def fit(self, histories: Histories) -> None:
-        row, item = histories.row_of_event, histories.item
-        real = item >= NUM_SPECIALS
+        row, item, weight = histories.row_of_event, histories.item, event_weights(histories)
         follows = sparse.csr_matrix(self.follows.shape, dtype=np.float32)
         for distance in range(1, min(self.config.window, len(item) - 1) + 1):
-            pair = (row[:-distance] == row[distance:]) & real[:-distance] & real[distance:]
-            source, target = item[:-distance][pair], item[distance:][pair]
-            weight = np.full(len(source), 1 / distance, np.float32)
-            follows = follows + sparse.csr_matrix((weight, (source, target)), shape=follows.shape)
+            value = weight[:-distance] * weight[distance:] / np.float32(distance)
+            pair = (row[:-distance] == row[distance:]) & (value > 0)
+            entries = (value[pair], (item[:-distance][pair], item[distance:][pair]))
+            follows = follows + sparse.csr_matrix(entries, shape=follows.shape)
         rows = (follows.sum(axis=1).A1 + 1) ** -self.config.row_power
         columns = (follows.sum(axis=0).A1 + 1) ** -self.config.column_power
         source = np.repeat(np.arange(len(rows)), np.diff(follows.indptr))
@@ -75,5 +75,5 @@ MODEL = ModelSpec(
         "tiny": RunConfig(model=SeqItemKNNConfig(window=5, last=10)),
         "ml-1m": RunConfig(model=SeqItemKNNConfig()),
     },
-    paper="training-free; cf. Ludewig and Jannach, UMUAI 2018",
+    paper="https://doi.org/10.1007/s11257-018-9209-6",
 )
