@@ -76,7 +76,7 @@ def evaluate(
         seed: of the bootstrap.
 
     Raises:
-        DataError: nobody has a target, or the model scores NaN.
+        DataError: nobody has a target, or the model scores NaN or +infinity.
     """
     merged, left_out = len(targets.item), int(np.count_nonzero(targets.lengths == 0))
     if left_out == len(targets):
@@ -170,11 +170,10 @@ def _rank(
 def _score_blocks(model: Scorer, histories: Histories, size: int) -> Iterator[np.ndarray]:
     """Scores (b, V) of consecutive users, b ≤ size; float32 arrays that may be written to, specials at −inf."""
     for scores in _raw_scores(model, histories, size):
-        real = scores[:, NUM_SPECIALS:]
-        if real.size and np.isnan(real.max(axis=1)).any():  # a maximum passes NaN on
+        if not (scores[:, NUM_SPECIALS:].max(axis=1, initial=-np.inf) < np.inf).all():  # a maximum passes NaN on
             raise DataError(
-                f"{type(model).__name__} scores NaN: its training diverged; lower train.learning_rate or set "
-                "train.clip_norm, and train it again"
+                f"{type(model).__name__} scores NaN or infinity: its training diverged; lower train.learning_rate "
+                "or set train.clip_norm, and train it again"
             )
         scores[:, :NUM_SPECIALS] = -np.inf
         yield scores
