@@ -41,11 +41,15 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class _Labels:
-    """The labels of one column: entity `row[i]` bears `value[code[i]]`; sorted by row, each label once a row."""
+    """The labels of one column: entity `row[i]` bears `value[code[i]]`; sorted by row, each label once a row.
+
+    `text` says that each is all that the column says of an entity, and that some are of several words.
+    """
 
     row: np.ndarray
     code: np.ndarray
     value: list[str]
+    text: bool = False
 
 
 def encode_features(entities: Entities, token: np.ndarray, vocabulary: Vocabulary) -> FeatureTable | None:
@@ -66,45 +70,47 @@ def encode_features(entities: Entities, token: np.ndarray, vocabulary: Vocabular
     known = token != UNKNOWN
     trained = known & (token < vocabulary.trained_size)
     names = [""]
-    used = np.zeros(len(entities), np.int64)  # slots of each bag that are filled
-    slots: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     numbers: dict[str, np.ndarray] = {}
+    used = np.zeros(len(entities), np.int64)  # filled slots of each bag
+    slots: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for column, values in entities.columns.items():
         if values.ndim == 1 and values.dtype.kind in "fiub":
             numbers |= _standardise(column, values.astype(np.float64), trained)
             continue
         labels = _labels(values)
-        kept = _kept(labels, trained)
-        if values.ndim == 1 and _is_text(labels, kept, trained):
+        kept, others, borne = _kept(labels, trained)
+        if labels.text and others > borne / 2:
             labels = _words(values)
-            kept = _kept(labels, trained)
-        has_other = _alone(labels, kept, trained) > 0
-        feature = np.full(len(labels.value), len(names) + len(kept) if has_other else PAD)
+            kept, others, borne = _kept(labels, trained)
+        other = len(names) + len(kept)
+        feature = np.full(len(labels.value), other if others else PAD)
         feature[kept] = len(names) + np.arange(len(kept))
-        names += [f"{column}={labels.value[code]}" for code in kept] + [f"{column}=other"] * has_other
-        mine = known[labels.row] & (feature[labels.code] != PAD)
-        row, code = labels.row[mine], labels.code[mine]
-        place = np.arange(len(row)) - np.searchsorted(row, row)
-        slots.append((row, used[row] + place, feature[code]))
-        used += np.bincount(row, minlength=len(used))
+        names += [f"{column}={labels.value[code]}" for code in kept] + [f"{column}=other"] * (others > 0)
+        row, tokens = labels.row, feature[labels.code]
+        mine = known[row] & (tokens != PAD)
+        is_other = np.flatnonzero(mine & (tokens == other))
+        mine[is_other[1:][row[is_other[1:]] == row[is_other[:-1]]]] = False  # one `other` an entity says it all
+        row, tokens = row[mine], tokens[mine]
+        count = np.bincount(row, minlength=len(used))
+        slots.append((row, np.arange(len(row)) - (np.cumsum(count) - count - used)[row], tokens))
+        used += count
     bags = np.full((vocabulary.size, max(int(used.max(initial=0)), 1)), PAD, np.int32)
-    for row, slot, feature in slots:
-        bags[token[row], slot] = feature
+    for row, slot, tokens in slots:
+        bags[token[row], slot] = tokens
     dense = np.zeros((vocabulary.size, len(numbers)), np.float32)
-    for place, column in enumerate(numbers.values()):
-        dense[token[known], place] = column[known]
+    for place, number in enumerate(numbers.values()):
+        dense[token[known], place] = number[known]
     return FeatureTable(bags, tuple(names), dense, tuple(numbers))
 
 
 def _standardise(column: str, values: np.ndarray, trained: np.ndarray) -> dict[str, np.ndarray]:
     """Numbers of mean 0 and deviation 1 over the trained rows, by name; and where they are missing, if any is."""
     missing = ~np.isfinite(values)
-    scale = np.abs(values, where=trained & ~missing, out=np.zeros(len(values))).max(initial=1.0)
-    values = np.where(missing, 0.0, values) / scale  # so that not even the largest numbers overflow
     usable = values[trained & ~missing]
-    mean, deviation = (usable.mean(), usable.std()) if len(usable) else (0.0, 0.0)
-    with np.errstate(over="ignore"):
-        scaled = (values - mean) / (deviation if deviation > 1e-9 else 1.0)
+    scale = np.abs(usable).max(initial=0.0) or 1.0  # so that not even the largest numbers overflow
+    mean, deviation = ((usable / scale).mean(), (usable / scale).std()) if len(usable) else (0.0, 0.0)
+    with np.errstate(over="ignore"):  # numbers of others may; they are clipped
+        scaled = (np.where(missing, 0.0, values) / scale - mean) / (deviation if deviation > 1e-9 else 1.0)
     columns = {column: np.where(missing, 0.0, np.clip(scaled, -10.0, 10.0))}
     if missing.any():
         columns[f"{column} is missing"] = missing.astype(np.float64)
@@ -116,13 +122,14 @@ def _labels(values: np.ndarray) -> _Labels:
     if values.ndim == 2:
         row, position = np.nonzero(values >= 0)  # a negative code is a missing one
         base = int(values.max(initial=0)) + 1
-        pairs, code = np.unique(position * base + values[row, position], return_inverse=True)
+        code, pairs = pd.factorize(position * base + values[row, position])
         return _Labels(row, code, [f"{pair // base}:{pair % base}" for pair in pairs.tolist()])
     if any(isinstance(value, list) for value in values):
         return _of_lists([value if isinstance(value, list) else [value] for value in values])
     code, unique = pd.factorize(values)
     row = np.flatnonzero(code >= 0)
-    return _Labels(row, code[row], [str(value) for value in unique])
+    names = [str(value) for value in unique]
+    return _Labels(row, code[row], names, text=any(" " in name for name in names))
 
 
 def _words(values: np.ndarray) -> _Labels:
@@ -131,27 +138,21 @@ def _words(values: np.ndarray) -> _Labels:
 
 
 def _of_lists(lists: list[list]) -> _Labels:
-    lists = [[x for x in dict.fromkeys(labels) if x is not None and x == x][:MAX_LABELS] for labels in lists]
+    lists = [labels[:MAX_LABELS] for labels in lists]
     row = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
-    code, unique = pd.factorize(np.array([*chain.from_iterable(lists), None], object)[:-1])
-    return _Labels(row, code, [str(value) for value in unique])
+    code, unique = pd.factorize(np.array([*chain.from_iterable(lists), None], object)[:-1])  # None: no array of arrays
+    first = (code >= 0) & ~pd.Series(row * (len(unique) + 1) + code).duplicated().to_numpy()
+    return _Labels(row[first], code[first], [str(value) for value in unique])
 
 
-def _kept(labels: _Labels, trained: np.ndarray) -> np.ndarray:
-    """Codes of the values that get a token of their own, in the order of their names."""
+def _kept(labels: _Labels, trained: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Codes of the values that get a token of their own, in the order of their names.
+
+    Returns:
+        those codes; how many labels of trained entities are not among them; and how many there are.
+    """
     counts = np.bincount(labels.code[trained[labels.row]], minlength=len(labels.value))
     often = np.flatnonzero(counts >= MIN_ENTITIES)
-    names = np.array([labels.value[code] for code in often], str)
-    often = often[np.lexsort((names, -counts[often]))[:MAX_VALUES]]
-    return often[np.argsort(np.array([labels.value[code] for code in often], str), kind="stable")]
-
-
-def _alone(labels: _Labels, kept: np.ndarray, trained: np.ndarray) -> int:
-    """How many labels of trained entities are not among the kept ones."""
-    return int(np.count_nonzero(~np.isin(labels.code[trained[labels.row]], kept)))
-
-
-def _is_text(labels: _Labels, kept: np.ndarray, trained: np.ndarray) -> bool:
-    """Whether most trained entities bear a value of their own, and values consist of words."""
-    bearing = np.count_nonzero(trained[labels.row])
-    return _alone(labels, kept, trained) > bearing / 2 and any(" " in value for value in labels.value)
+    often = often[np.argsort(np.array([labels.value[code] for code in often], str), kind="stable")]
+    often = often[np.sort(np.argsort(-counts[often], kind="stable")[:MAX_VALUES])]
+    return often, int(counts.sum() - counts[often].sum()), int(counts.sum())
