@@ -1,7 +1,9 @@
 """Losses: pure functions with the literature's names and formulas, in `keras.ops`.
 
 Every loss returns a scalar: the mean over rows weighted by `weights`, so that padding (weight 0) counts for nothing.
-The number of rows may be unknown while a graph is traced. Legend: B batch, T tokens or rows, D width, V items, N negatives.
+The number of rows may be unknown while a graph is traced.
+
+Legend: B batch, T tokens, t tokens of a chunk, D width, V items, N negatives.
 """
 
 from __future__ import annotations
