@@ -8,9 +8,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from config import DataConfig, SampleConfig
+from config import Columns, DataConfig, SampleConfig
 from zoo.data.dataset import DataError, Dataset
-from zoo.data.sources import cache, entities, files, generic, known
+from zoo.data.sources import cache, entities, files, generic, known, layouts
 from zoo.data.sources.connection import connect, explained
 
 # Layouts that are no plain table: name to module, imported when it is asked for. Each has
@@ -38,8 +38,7 @@ def load(data: DataConfig, sample: SampleConfig | None = None, seed: int = 0) ->
     if data.path == "sample" and not data.query:
         dataset = importlib.import_module("zoo.data.sources.synthetic").read(sample or SampleConfig(), seed)
     else:
-        if data.path in known.KNOWN and not Path(data.path).exists():
-            data = known.fetch(data)
+        data = _resolved(data)
         dataset = _read(data) if (inputs := _inputs(data)) is None else _cached(data, inputs)
     for side, count in (("user", dataset.num_users), ("item", dataset.num_items)):
         if count < 2:
@@ -48,6 +47,22 @@ def load(data: DataConfig, sample: SampleConfig | None = None, seed: int = 0) ->
     if seconds > _SLOW:
         print(f"{dataset.name}: {len(dataset.events):,} events in {seconds:.1f} s", file=sys.stderr)
     return dataset
+
+
+def _resolved(data: DataConfig) -> DataConfig:
+    """`data` with a known name replaced by its file, and the layout recognised where none of it is stated.
+
+    Raises:
+        DataError: a download that fails; a name that is nearly a known one.
+    """
+    if not Path(data.path).exists():
+        if data.path in known.KNOWN:
+            data = known.fetch(data)
+        elif (name := known.nearest(data.path)) and not data.query:
+            raise DataError(f"{data.path}: no such file, folder or known data set; did you mean {name!r}?")
+    if data.layout == "auto" and not data.query and data.columns == Columns():
+        data = data.model_copy(update={"layout": layouts.recognise(data.path)})
+    return data
 
 
 def _inputs(data: DataConfig) -> list[Path] | None:
@@ -69,6 +84,7 @@ def _inputs(data: DataConfig) -> list[Path] | None:
 def _cached(data: DataConfig, inputs: list[Path]) -> Dataset:
     settings = {
         **data.model_dump(include={"layout", "columns"}),
+        "actions": data.actions if data.layout == "online_retail" else None,  # which reads cancellations if asked
         "name": Path(data.path).name,
         "features": [bool(data.users), bool(data.items)],
     }

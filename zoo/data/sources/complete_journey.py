@@ -29,27 +29,27 @@ def read(path: str, data: DataConfig) -> Dataset:
         transactions = next((found[name] for name in TRANSACTIONS if name in found), None)
         if transactions is None or "products.csv" not in found:
             raise DataError(f"{path}: no Complete Journey; wanted {' or '.join(TRANSACTIONS)} beside products.csv")
-        name = transactions.name
         connection = connect(data.cache_dir)
-        for table, source in {"transactions": transactions, "products": found["products.csv"]}.items():
-            with explained(source.name):
-                connection.execute(f"CREATE TEMP TABLE {table} AS SELECT * FROM {_csv(source)}")
-        users = None
-        if "demographics.csv" in found:
-            users = f"SELECT household_id AS user, * EXCLUDE household_id FROM {_csv(found['demographics.csv'])}"
+        with explained(transactions.name):
+            sql = _select(transactions, "household_id", "product_id")
+            connection.execute(f"CREATE TEMP TABLE transactions AS {sql}")
+        with explained("products.csv"):
+            connection.execute(f"CREATE TEMP TABLE products AS {_select(found['products.csv'], 'product_id')}")
+        users = _select(found["demographics.csv"], "household_id") if "demographics.csv" in found else None
         dataset = collect(
             connection,
             "SELECT household_id AS user, t.product_id AS item, transaction_timestamp AS timestamp, "
             "department AS domain, sales_value AS price FROM transactions t LEFT JOIN products p "
             "ON t.product_id = p.product_id ORDER BY t.rowid",
-            name=name,
+            name=transactions.name,
             users=users,
-            items="SELECT product_id AS item, * EXCLUDE (product_id, package_size) FROM products",
-            infer_ids=True,
+            items="SELECT * EXCLUDE package_size FROM products",
         )
     return replace(dataset, name=Path(path).name) if Path(path).is_dir() else dataset
 
 
-def _csv(path: Path) -> str:
+def _select(path: Path, *ids: str) -> str:
+    """SQL of a file as text, but its ids integers: R writes 900000 as 9e+05, which a cast reads."""
     options = "header = true, delim = ',', quote = '\"', escape = '\"', nullstr = ['', 'NA'], all_varchar = true"
-    return f"read_csv({literal(glob.escape(str(path)))}, {options})"
+    integers = ", ".join(f"CAST({column} AS BIGINT) AS {column}" for column in ids)
+    return f"SELECT * REPLACE ({integers}) FROM read_csv({literal(glob.escape(str(path)))}, {options})"

@@ -35,7 +35,7 @@ def recognise(path: str) -> Layout:
     if suffix in (".json", ".jsonl"):
         return "otto" if lines and _is_otto(lines[0]) else "table"
     if suffix == ".csv":
-        return _of_header(lines[0] if lines else "")
+        return _of_header(place, lines[0] if lines else "")
     if name == "u.data" or (lines and all(line.count("::") == 3 for line in lines)):
         return "movielens"
     return _of_numbers(path, lines)
@@ -49,13 +49,13 @@ def _of_folder(names: set[str]) -> Layout:
     return "table"
 
 
-def _of_header(line: str) -> Layout:
-    columns = {column.strip(' "').lower() for column in line.split(",")}
-    if columns >= {"userid", "movieid", "rating"}:
+def _of_header(path: Path, line: str) -> Layout:
+    columns = [column.strip(' "').lower() for column in line.split(",")]
+    if columns == ["userid", "movieid", "rating", "timestamp"]:
         return "movielens"
-    if columns >= {"household_id", "product_id", "transaction_timestamp"}:
-        return "complete_journey"
-    if "stockcode" in columns and columns & {"invoiceno", "invoice"}:
+    if {"household_id", "product_id", "transaction_timestamp"} <= set(columns):
+        return _of_folder(set(listing(path.parent)))
+    if "stockcode" in columns and {"invoiceno", "invoice"} & set(columns):
         return "online_retail"
     return "table"
 

@@ -96,6 +96,8 @@ def read(path: str, data: DataConfig) -> Dataset:
     names = tuple(name for form in FORMS for name in (form.ratings, form.movies, form.users) if name)
     with files(path, names, data.cache_dir) as found:
         form, ratings = _form(Path(path), found)
+        if ratings.name.removesuffix(".gz").endswith(".csv"):
+            _check_header(ratings)
         connection = connect(data.cache_dir)
         name = f"{ratings.parent.name}/{ratings.name}" if Path(path).is_dir() else ratings.name
         sql = f"SELECT * FROM {_csv(ratings, RATINGS, form.options[0])}"
@@ -140,6 +142,17 @@ def _features(
         )
     first = f"SELECT min(rowid) FROM {side}_table GROUP BY {side}"
     return f"SELECT * FROM {side}_table WHERE rowid IN ({first}) ORDER BY rowid"
+
+
+def _check_header(path: Path) -> None:
+    """Refuses other people's tables of ratings."""
+    with opened(path) as file:
+        header = file.readline(1000).decode("utf-8-sig", "replace").strip()
+    if header.replace('"', "").lower() != "userid,movieid,rating,timestamp":
+        raise DataError(
+            f"{path}: line 1 is {header[:80]!r}, not userId,movieId,rating,timestamp as in MovieLens; "
+            "read it with data.layout=table"
+        )
 
 
 def _has_features(path: Path) -> bool:
