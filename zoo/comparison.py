@@ -95,8 +95,11 @@ def _check_same(a: Result, b: Result) -> None:
         )
 
 
-def table(results: Sequence[Result], metric: str = "ndcg@10", seed: int = 0) -> dict[str, Any]:
+def table(results: Sequence[Result], metric: str | None = None, seed: int = 0) -> dict[str, Any]:
     """All results side by side, JSON-able: baselines first, otherwise in the order given.
+
+    Args:
+        metric: what differences are tested in; ndcg@10 where all have it, otherwise their NDCG with the largest cut.
 
     Returns:
         `rows` {model: {metric: value}}, `intervals` {model: {metric: [low, high]}}, `audit` {model: audit}, `metric`,
@@ -111,6 +114,7 @@ def table(results: Sequence[Result], metric: str = "ndcg@10", seed: int = 0) -> 
     ordered = [r for r in results if r.baseline] + [r for r in results if not r.baseline]
     for result in ordered[1:]:
         _check_same(ordered[0], result)
+    metric = metric or _common_ndcg(ordered)
     best = max(ordered, key=lambda result: result.metrics["test"][metric])
     pairs = [(r, ordered[0]) for r in ordered[1:]]
     pairs += [(r, best) for r in ordered if r is not best and best is not ordered[0]]
@@ -125,12 +129,19 @@ def table(results: Sequence[Result], metric: str = "ndcg@10", seed: int = 0) -> 
     }
 
 
+def _common_ndcg(results: Sequence[Result]) -> str:
+    names = set.intersection(*({n for n in r.metrics["test"] if n.startswith("ndcg@")} for r in results))
+    if not names:
+        raise ConfigError("the results have no cut of NDCG in common; evaluate all with the same evaluate.top_k")
+    return "ndcg@10" if "ndcg@10" in names else max(names, key=lambda name: int(name.partition("@")[2]))
+
+
 def markdown(compared: dict[str, Any]) -> str:
     """A `table` for people: the best of each metric of accuracy in bold, differences with interval and p."""
     rows, metric = compared["rows"], compared["metric"]
     audit = next(iter(compared["audit"].values()))
     cut = metric.partition("@")[2]
-    columns = [name for name in next(iter(rows.values())) if name.endswith(f"@{cut}")]
+    columns = [name for name in next(iter(rows.values())) if name.partition("@")[2] == cut]
     if audit["users"] == audit["targets"]:  # with one target a user, these say what hit rate and MRR say
         columns = [name for name in columns if name.partition("@")[0] not in ("recall", "precision", "map")]
     against = list(dict.fromkeys(pair["against"] for pair in compared["paired"]))
