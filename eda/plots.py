@@ -99,13 +99,13 @@ def average_score_per_item(dataset: Dataset) -> Figure:
     means = np.bincount(item, values, minlength=len(dataset.items)) / np.maximum(counts, 1)
     groups = [
         (means[counts >= 10], ITEMS, "with 10 scores or more"),
-        (means[(counts > 0) & (counts < 10)], MUTED, "with fewer: chance decides"),
+        (means[(counts > 0) & (counts < 10)], MUTED, "with fewer than 10"),
     ]
     groups = [group for group in groups if len(group[0])]
     main, _, which = groups[0]
     low, middle, high = np.quantile(main, (0.1, 0.5, 0.9))
     figure, (ax,) = style.canvas(
-        f"Of the items {which.split(':')[0]}, half are scored {middle:.2f} or less on average, "
+        f"Of the items {which}, half are scored {middle:.2f} or less on average, "
         f"and four fifths between {low:.2f} and {high:.2f}",
         "mean score of an item",
         "items",
@@ -170,11 +170,11 @@ def cold_start_over_time(dataset: Dataset) -> Figure:
     periods = _periods(dataset, most=40)
     new_items = statistics.cold_share(dataset.events.item, periods.index)
     new_users = statistics.cold_share(dataset.events.user, periods.index)
-    later = slice((len(periods.start) + 1) // 2, None)
-    means = [units.percent(float(np.nanmean(share[later]))) for share in (new_items, new_users)]
+    weight = np.bincount(periods.index) * (np.arange(len(periods.start)) >= len(periods.start) / 2)
+    items, users = (units.percent(np.nansum(share * weight) / weight.sum()) for share in (new_items, new_users))
     figure, (ax,) = style.canvas(
-        f"In the later half of the log, {means[0]} of a {periods.name}'s events are on items first seen in it, "
-        f"{means[1]} by users first seen in it",
+        f"In the later half of the log, {items} of the events are on items first seen in the same {periods.name}, "
+        f"{users} by users first seen in it",
         f"time (UTC), by {periods.name}; in the first one all is new by definition",
         "share of the events",
     )
@@ -215,17 +215,15 @@ def gaps_between_events(dataset: Dataset) -> Figure:
     median = float(np.median(gaps))
     figure, (ax,) = style.canvas(
         f"{units.percent(float(shares[: border + 1].sum()))} of the gaps stay within a session of 30 minutes; "
-        + (
-            f"the median gap is {units.duration(median)}" if median else f"{units.percent(shares[0])} are no gap at all"
-        ),
+        + (f"the median gap is {units.duration(median)}" if median else f"{units.percent(shares[0])} are none at all"),
         "time from one event of a user to the next, up to ...",
         "share of the gaps",
     )
     style.bars(ax, [name for _, name in GAPS] + ["longer"], shares, EVENTS, share=True)
     ax.axvline(border + 0.5, color=ACCENT, linestyle="--", linewidth=1.2)
     ax.annotate(
-        "a new session", (border + 0.5, 1), (4, -2), ("data", "axes fraction"), "offset points",
-        color=ACCENT, fontsize=8.5, va="top",
+        "a new session", (border + 0.5, 1), (0, 3), ("data", "axes fraction"), "offset points",
+        color=ACCENT, fontsize=8.5, ha="center",
     )  # fmt: skip
     return figure
 
@@ -325,9 +323,10 @@ def domain_overlap(dataset: Dataset) -> Figure:
 
 def train_test_drift(drift: Drift) -> Figure:
     """Popularity in the training part against the test part."""
+    head = [style.short_percent(part[0]) for part in (drift.train, drift.test)]
     figure, (ax,) = style.canvas(
-        f"{units.percent(float(drift.test[-1]))} of the test events are on items never seen in training; the head of "
-        f"the catalogue goes from {style.short_percent(drift.train[0])} to {style.short_percent(drift.test[0])}",
+        f"{units.percent(drift.test[-1])} of the test events are on items never seen in training; the head of the "
+        f"catalogue {'keeps its ' + head[0] if head[0] == head[1] else 'goes from ' + ' to '.join(head)}",
         "items, from the most popular in training to those it has never seen",
         "share of the events",
     )

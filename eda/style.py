@@ -28,7 +28,7 @@ def canvas(
     They lie below each other over one x axis, or side by side if `columns`.
     """
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
-    text = "\n".join(textwrap.wrap(title, 70))
+    text = "\n".join(textwrap.wrap(title[:1].upper() + title[1:], 70))
     figure.suptitle(text, x=0.015, ha="left", fontsize=11.5, fontweight="bold", color=INK)
     shape = (1, len(ylabels)) if columns else (len(ylabels), 1)
     axes = list(figure.subplots(*shape, squeeze=False, sharex=not columns, sharey=columns).flat)
@@ -95,7 +95,7 @@ def bars(ax: Axes, labels: list[str], heights: np.ndarray, color: str, share: bo
 
 def places(ax: Axes, labels: list[str]) -> None:
     """Writes `labels` at 0, 1, 2 ... of the x axis: turned where they would touch, in the middle where they are few."""
-    crowded = sum(len(max(label.split("\n"), key=len)) + 1.5 for label in labels) > 84
+    crowded = sum(len(max(label.split("\n"), key=len)) + 1.5 for label in labels) > 72
     ax.set_xticks(np.arange(len(labels)), labels, rotation=40 * crowded, ha="right" if crowded else "center")
     if crowded:
         for label in ax.get_xticklabels():
@@ -130,9 +130,9 @@ def rows(ax: Axes, labels: list[str], sizes: np.ndarray, colors: list[str], note
 
 
 def short_percent(share: float) -> str:
-    """At most two digits: `12%`, `3.4%`, `<0.1%`."""
+    """At most two digits: `12%`, `3.4%`, `<0.1%`; `0%` only for nothing at all."""
     value = 100 * share
-    return "<0.1%" if value < 0.1 else f"{value:.1f}%" if value < 9.95 else f"{value:.0f}%"
+    return "0%" if value == 0 else "<0.1%" if value < 0.1 else f"{value:.1f}%" if value < 9.95 else f"{value:.0f}%"
 
 
 def ranges(counts: np.ndarray) -> tuple[list[str], np.ndarray]:
