@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -128,13 +129,14 @@ class Dataset:
         return replace(self, events=self.events.take(rows), notes=notes)
 
     def sha256(self) -> str:
-        """Fingerprint of the events, by original ids."""
-        digest = hashlib.sha256()
-        for ids, rows in ((self.users.ids, self.events.user), (self.items.ids, self.events.item)):
-            digest.update("\x00".join(map(str, ids.tolist())).encode())
-            digest.update(np.ascontiguousarray(rows).data)
+        """Fingerprint of the events with all their columns, and of the original ids."""
+        digest = hashlib.sha256(json.dumps([self.users.ids.tolist(), self.items.ids.tolist(), self.labels]).encode())
+        columns = {"user": self.events.user, "item": self.events.item, **self.events.columns}
         if self.events.timestamp is not None:
-            digest.update(np.ascontiguousarray(self.events.timestamp).data)
+            columns["timestamp"] = self.events.timestamp
+        for name, column in sorted(columns.items()):
+            digest.update(f"{name} {column.dtype} ".encode())
+            digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
     def summary(self) -> str:

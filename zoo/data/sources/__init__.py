@@ -10,7 +10,7 @@ from pathlib import Path
 
 from config import Columns, DataConfig, SampleConfig
 from zoo.data.dataset import DataError, Dataset
-from zoo.data.sources import cache, entities, files, generic, known, layouts
+from zoo.data.sources import attributes, cache, entities, files, generic, known, layouts
 from zoo.data.sources.connection import connect, explained
 
 # Layouts that are no plain table: name to module, imported when it is asked for. Each has
@@ -38,8 +38,14 @@ def load(data: DataConfig, sample: SampleConfig | None = None, seed: int = 0) ->
     if data.path == "sample" and not data.query:
         dataset = importlib.import_module("zoo.data.sources.synthetic").read(sample or SampleConfig(), seed)
     else:
-        data = _resolved(data)
-        dataset = _read(data) if (inputs := _inputs(data)) is None else _cached(data, inputs)
+        try:
+            data = _resolved(data)
+            dataset = _read(data) if (inputs := _inputs(data)) is None else _cached(data, inputs)
+        except PermissionError as error:
+            place = error.filename or data.path
+            raise DataError(f"{place}: no permission to read it; ask its owner or use chmod") from None
+        except OSError as error:
+            raise DataError(f"{error.filename or data.path}: cannot be read ({error.strerror or error})") from None
     for side, count in (("user", dataset.num_users), ("item", dataset.num_items)):
         if count < 2:
             raise DataError(f"{dataset.name}: only {count} {side}; wanted at least two to recommend anything")
@@ -60,7 +66,7 @@ def _resolved(data: DataConfig) -> DataConfig:
             data = known.fetch(data)
         elif (name := known.nearest(data.path)) and not data.query:
             raise DataError(f"{data.path}: no such file, folder or known data set; did you mean {name!r}?")
-    if data.layout == "auto" and not data.query and data.columns == Columns():
+    if data.layout == "auto" and not data.query and data.columns == Columns() and generic.is_in_files(data.path):
         data = data.model_copy(update={"layout": layouts.recognise(data.path)})
     return data
 
@@ -100,7 +106,9 @@ def _read(data: DataConfig) -> Dataset:
     for side, path in (("user", data.users), ("item", data.items)):
         if path:
             connection = connect(data.cache_dir)
-            table = generic.features(connection, path, side, data.columns)
+            table: entities.Table | None = attributes.read(path, side)
+            if table is None:
+                table = generic.features(connection, path, side, data.columns)
             with explained(path):
                 read = entities.read(connection, table, side, getattr(dataset, f"{side}s"), dataset.name)
             dataset = replace(dataset, **{f"{side}s": read})

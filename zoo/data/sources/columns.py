@@ -61,7 +61,9 @@ def recognise(
                 )
             roles[role] = asked
             continue
-        plain = {re.sub(r"[\W_]+", "", column.lower()): column for column in reversed(found)}
+        # RecBole's atomic files write a type behind the name: `user_id:token`, `rating:float`.
+        names = {column: re.sub(r":(token|float)(_seq)?$", "", column.lower()) for column in reversed(found)}
+        plain = {re.sub(r"[\W_]+", "", bare): column for column, bare in names.items()}
         match = next((plain[usual_name] for usual_name in usual if usual_name in plain), None)
         if match is not None and match not in roles.values():
             roles[role] = match

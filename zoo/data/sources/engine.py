@@ -176,12 +176,12 @@ def _code(connection: duckdb.DuckDBPyConnection, column: str, where: str) -> Non
 
 
 def _number(connection: duckdb.DuckDBPyConnection, column: str, name: str, may_miss: bool) -> str:
-    """SQL of a finite number.
+    """SQL of a finite float32.
 
     Raises:
         RowError: one that is not, or that is missing and may not be.
     """
-    value = f"TRY_CAST({column} AS DOUBLE)"
+    value = f"TRY_CAST({column} AS FLOAT)"
     bad = connection.execute(
         f"SELECT rowid + 1, CAST({column} AS VARCHAR) FROM log WHERE coalesce(NOT isfinite({value}), true)"
         f"{f' AND {column} IS NOT NULL' if may_miss else ''} ORDER BY rowid LIMIT 1"
@@ -191,7 +191,7 @@ def _number(connection: duckdb.DuckDBPyConnection, column: str, name: str, may_m
         raise RowError(
             name, bad[0], f"{column} {met}; wanted a finite number: correct the row, drop it, or leave {column} out"
         )
-    return f"CAST({value} AS FLOAT)"
+    return value
 
 
 def _events(connection: duckdb.DuckDBPyConnection, columns: dict[str, str], joins: str) -> Events:

@@ -33,30 +33,26 @@ def find(path: str, *, any_suffix: bool = False) -> list[Path]:
         any_suffix: take all files of a folder, not only those whose suffix is that of a table.
 
     Raises:
-        DataError: there are none, one is empty, or one may not be read.
+        DataError: there are none, or one is empty.
+        PermissionError: one may not be read.
     """
     place = Path(path).expanduser()
-    try:
-        if place.is_dir():
-            files = [file for file in _walk(place) if any_suffix or _suffix(file) in SUFFIXES]
-            if not files:
-                raise DataError(
-                    f"{path}: the folder holds no table; wanted {', '.join(SUFFIXES)}, or one of them + .gz"
-                )
-        elif place.exists():
-            files = [place]
-        elif glob.has_magic(path):
-            files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True)) if Path(file).is_file()]
-            if not files:
-                raise DataError(f"{path}: no file matches this pattern")
-        else:
-            raise DataError(f"{path}: no such file or folder{_nearest(place)}")
-        for file in files:
-            with file.open("rb") as stream:
-                if not stream.read(1) and not any_suffix:
-                    raise DataError(f"{file}: the file is empty; wanted a table with a header line")
-    except PermissionError as error:
-        raise DataError(f"{error.filename or path}: no permission to read it; ask its owner or use chmod") from None
+    if place.is_dir():
+        files = [file for file in _walk(place) if any_suffix or _suffix(file) in SUFFIXES]
+        if not files:
+            raise DataError(f"{path}: the folder holds no table; wanted {', '.join(SUFFIXES)}, or one of them + .gz")
+    elif place.exists():
+        files = [place]
+    elif glob.has_magic(path):
+        files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True)) if Path(file).is_file()]
+        if not files:
+            raise DataError(f"{path}: no file matches this pattern")
+    else:
+        raise DataError(f"{path}: no such file or folder{_nearest(place)}")
+    for file in files:
+        with file.open("rb") as stream:
+            if not stream.read(1) and not any_suffix:
+                raise DataError(f"{file}: the file is empty; wanted a table with a header line")
     return files
 
 
@@ -119,6 +115,8 @@ def header(file: Path) -> tuple[str, list[str]]:
             raw = stream.readline(_MAX_HEADER)
     except (EOFError, OSError, zlib.error):
         raise DataError(f"{file}: the gzip stream ends too early or is damaged; copy the file again") from None
+    if not raw:
+        raise DataError(f"{file}: the file is empty; wanted a table with a header line")
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{file}: UTF-16; convert it to UTF-8 first: iconv -f utf-16 -t utf-8 OLD > NEW")
     if b"\x00" in raw:

@@ -153,7 +153,8 @@ def typed(connection: duckdb.DuckDBPyConnection, table: Table, keep: str | None 
     for column in map(quoted, names):
         tests += [
             f"bool_and(regexp_full_match({column}, '{CANONICAL_INTEGER}'))",
-            f"bool_and(TRY_CAST({column} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({column}, '^[+-]?0[0-9]'))",
+            f"bool_and(TRY_CAST({column} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({column}, '^[+-]?0[0-9]')) "
+            f"FILTER (WHERE {column} IS NOT NULL)",
         ]
     row = connection.execute(f"SELECT {', '.join(tests)} FROM ({table.sql})").fetchone() if tests else ()
     assert row is not None

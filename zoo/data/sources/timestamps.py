@@ -31,7 +31,7 @@ def to_milliseconds(connection: duckdb.DuckDBPyConnection, kind: str, name: str)
 
     Integers and floats are seconds, milliseconds, microseconds or nanoseconds by the magnitude of the largest; where
     a column mixes units, each number is read by its own, and a note says so. Text holds such numbers, or ISO dates
-    and date-times, in UTC unless they name a zone; a date without a time is its midnight.
+    and date-times, in UTC unless they name a zone, as its first row does; a date without a time is its midnight.
 
     Raises:
         RowError: a time that is missing, unreadable or before 1970.
@@ -41,14 +41,14 @@ def to_milliseconds(connection: duckdb.DuckDBPyConnection, kind: str, name: str)
         value = f"epoch_ms(CAST(timestamp AS {'TIMESTAMPTZ' if kind.endswith('ZONE') else 'TIMESTAMP'}))"
     elif kind == "VARCHAR":
         row = connection.execute(
-            "SELECT bool_and(TRY_CAST(timestamp AS DOUBLE) IS NOT NULL), "
+            "SELECT TRY_CAST(first(timestamp) AS DOUBLE) IS NOT NULL, "
             r"bool_and(regexp_full_match(timestamp, '\s*-?[0-9]{1,18}\s*')), "
             "count(*) FILTER (WHERE length(trim(timestamp)) <= 10), count(*) FROM log WHERE timestamp IS NOT NULL"
         ).fetchone()
         assert row is not None
         numeric, exact, days, total = row
         if numeric:
-            value, notes = _by_magnitude(connection, f"CAST(timestamp AS {'BIGINT' if exact else 'DOUBLE'})", exact)
+            value, notes = _by_magnitude(connection, f"TRY_CAST(timestamp AS {'BIGINT' if exact else 'DOUBLE'})", exact)
         else:
             value = "epoch_ms(TRY_CAST(timestamp AS TIMESTAMPTZ))"
             if 0 < days < total:
