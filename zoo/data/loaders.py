@@ -112,9 +112,14 @@ class PairLoader(Loader):
         self._history_of_event = histories.row_of_event
         self._scores = scaled_scores(histories, model.score_scaling)
         self._weights = event_weights(histories, model.half_life)
-        self._sampler = NegativeSampler(histories, catalogue, model.popularity_power)
-        drawn = model.loss == "sampled_softmax"  # otherwise the candidates are the positives of the batch
-        self._log_q = self._sampler.log_p.astype(np.float32) if drawn else log_popularity(catalogue)
+        self._in_batch = model.loss == "in_batch"
+        self._shared = model.loss == "sampled_softmax"  # negatives of all rows, so drawn for nobody in particular
+        self._masked = model.mask_known and (self._in_batch or self._shared)
+        self._log_q = log_popularity(catalogue)  # of an item to be a positive of the batch
+        if self._num_negatives or self._masked:
+            self._sampler = NegativeSampler(histories, catalogue, model.popularity_power)
+        if self._shared:
+            self._log_q = self._sampler.log_p.astype(np.float32)
 
     @property
     def num_examples(self) -> int:
@@ -128,13 +133,11 @@ class PairLoader(Loader):
         item = self.histories.item[events]
         x["item"], x["log_q"] = item, self._log_q[item]
         if self._num_negatives:
-            shared = model.loss == "sampled_softmax"  # candidates of every row, so drawn for nobody in particular
             owners = np.arange(self._num_negatives) % self.rows_per_batch
-            drawn_for = np.full(self._num_negatives, PAD) if shared else x["user"][owners]
-            x["negatives"], x["negatives_log_q"] = self._sampler.draw(drawn_for, model.hard_pool, rng)
-        if model.mask_known and model.loss in ("in_batch", "sampled_softmax"):
-            candidates = x["negatives"][:, 0] if model.loss == "sampled_softmax" else item
-            x["known"] = self._sampler.known.among(x["user"], candidates)
+            users = np.full(self._num_negatives, PAD) if self._shared else x["user"][owners]
+            x["negatives"], x["negatives_log_q"] = self._sampler.draw(users, model.hard_pool, rng)
+        if self._masked:
+            x["known"] = self._sampler.known.among(x["user"], item if self._in_batch else x["negatives"][:, 0])
         return x, self._scores[events], self._weights[events] * real
 
     @staticmethod

@@ -15,42 +15,43 @@ class KnownPairs:
     """Who did what: the set of (user token, item token) of some histories, asked by the million.
 
     Attributes:
-        keys: distinct user * V + item, ascending.
+        keys: (K,) distinct user * V + item, ascending.
+        user, item: (K,) the two halves of each key.
     """
 
     def __init__(self, histories: Histories, num_items: int):
         self.num_items = num_items
         users = np.repeat(histories.user, histories.lengths).astype(np.int64)
-        self.keys = np.unique(users * num_items + histories.item)
+        keys = np.sort(users * num_items + histories.item)  # sort and compare: many times faster than np.unique
+        self.keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+        self.user, self.item = (half.astype(np.int32) for half in np.divmod(self.keys, num_items))
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether each pair is known; the arguments broadcast."""
-        if not len(self.keys):
-            return np.zeros(np.broadcast_shapes(np.shape(users), np.shape(items)), bool)
         wanted = np.asarray(users, np.int64) * self.num_items + items
+        if not len(self.keys):
+            return np.zeros(wanted.shape, bool)
         place = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
         return self.keys[place] == wanted
 
     def items(self, user: int) -> np.ndarray:
         """Distinct items of one user, ascending."""
-        start, end = np.searchsorted(self.keys, [user * self.num_items, (user + 1) * self.num_items])
-        return self.keys[start:end] - user * self.num_items
+        return self.item[slice(*np.searchsorted(self.user, [user, user + 1]))]
 
     def among(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """(B, C) bool: whether user b is known to like item c; one pass over the users' items, not over the pairs."""
-        candidates, column = np.unique(items, return_inverse=True)
+        candidates, column_of = np.unique(items, return_inverse=True)
         place = np.full(self.num_items, -1, np.int32)
         place[candidates] = np.arange(len(candidates))
-        first = np.searchsorted(self.keys, np.asarray(users, np.int64) * self.num_items)
-        last = np.searchsorted(self.keys, (np.asarray(users, np.int64) + 1) * self.num_items)
+        first, last = np.searchsorted(self.user, users), np.searchsorted(self.user, users, side="right")
         counts = last - first
-        row = np.repeat(np.arange(len(users)), counts)
         begins = np.cumsum(counts) - counts
-        flat = np.repeat(first - begins, counts) + np.arange(len(row))
-        found = place[self.keys[flat] % self.num_items]
+        flat = np.repeat(first - begins, counts) + np.arange(counts.sum())
+        column = place[self.item[flat]]
+        hits = np.flatnonzero(column >= 0)
         table = np.zeros((len(users), len(candidates)), bool)
-        table[row[found >= 0], found[found >= 0]] = True
-        return table[:, column]
+        table[np.searchsorted(begins, hits, side="right") - 1, column[hits]] = True
+        return table[:, column_of]
 
 
 class NegativeSampler:
@@ -80,8 +81,7 @@ class NegativeSampler:
         self._trained = trained
         with np.errstate(divide="ignore"):
             self.log_p = np.log(self._p)
-        owner = self.known.keys // size
-        mass = np.bincount(owner, self._p[self.known.keys % size], minlength=catalogue.users.size)
+        mass = np.bincount(self.known.user, self._p[self.known.item], minlength=catalogue.users.size)
         self._free = np.maximum(1.0 - mass, 0.0)  # (users,) probability that a draw is no known pair
 
     def draw(self, users: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

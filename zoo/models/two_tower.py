@@ -49,7 +49,7 @@ class TwoTowerConfig(ModelConfig):
     negative_share: float = Field(0.5, ge=0, lt=1, description="share of negatives among the pairs of a batch")
     popularity_power: float = Field(0.0, ge=0, description="negatives drawn as popularity^power; 0: uniform")
     hard_pool: int = Field(1, ge=1, description="candidates drawn for each negative; the highest scored is taken")
-    mask_known: bool = Field(False, description="in-batch and sampled softmax: leave out other items the user knows")
+    mask_known: bool = Field(True, description="in-batch and sampled softmax: what the user knows is no negative")
     score_scaling: Literal["none", "minmax", "quantile"] = Field("minmax", description="how scores become [0, 1]")
     half_life: float | None = Field(None, gt=0, description="later events of a user that halve an event's weight")
 
