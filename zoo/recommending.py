@@ -312,14 +312,15 @@ def _plain(ids: np.ndarray) -> np.ndarray:
 
 def _save_vectors(path: Path, count: int, batches: Iterable[np.ndarray], dtype: np.dtype) -> None:
     """Writes (count, D) vectors, a batch at a time, as a .npy file."""
+    limit = float(np.finfo(dtype).max)
     with open(path, "wb") as file:
         for number, batch in enumerate(batches):
             largest = float(np.abs(batch).max(initial=0.0))
             if not np.isfinite(largest):
                 raise DataError("a vector is not finite; the model has diverged: train it again")
-            if largest > np.finfo(dtype).max:
+            if largest > limit:
                 raise DataError(
-                    f"a vector holds {largest:g}, more than {dtype} can ({np.finfo(dtype).max:g}); "
+                    f"a vector holds {largest:g}, more than {dtype} can ({limit:g}); "
                     "--override predict.embedding_dtype=float32"
                 )
             if number == 0:
