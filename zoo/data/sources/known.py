@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from config import DataConfig, Layout
 from zoo.data.sources import cache
@@ -19,14 +19,12 @@ class Known:
         layout: of `config.Layout`.
         licence: the owner's terms, in a line.
         md5: whether the owner publishes `URL.md5`; elsewhere the sha256 of the first download is recorded.
-        columns: names of columns, where they are not recognised by themselves.
     """
 
     urls: tuple[str, ...]
     layout: Layout
     licence: str
     md5: bool = False
-    columns: dict[str, str] = field(default_factory=dict)
 
 
 def _movielens(name: str) -> Known:
@@ -37,7 +35,7 @@ def _movielens(name: str) -> Known:
 def _amazon(category: str) -> Known:
     host = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/benchmark/5core/rating_only"
     licence = "Amazon Reviews 2023 (Hou et al. 2024): no licence stated, research by custom"
-    return Known((f"{host}/{category}.csv.gz",), "table", licence, columns={"item": "parent_asin"})
+    return Known((f"{host}/{category}.csv.gz",), "table", licence)
 
 
 def _movietweetings(folder: str) -> Known:
@@ -109,12 +107,10 @@ def fetch(data: DataConfig) -> DataConfig:
     known = KNOWN[data.path]
     folder = cache.directory(data.cache_dir) / "downloads" / data.path
     paths = [download(url, folder / url.rsplit("/", 1)[-1], f"{url}.md5" if known.md5 else None) for url in known.urls]
-    unnamed = {role: column for role, column in known.columns.items() if getattr(data.columns, role) is None}
     return data.model_copy(
         update={
             "path": str(paths[0] if len(paths) == 1 else folder),
             "layout": known.layout if data.layout == "auto" else data.layout,
-            "columns": data.columns.model_copy(update=unnamed),
         }
     )
 
