@@ -12,7 +12,6 @@ import platform
 import random
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -57,12 +56,16 @@ def device() -> str:
 
 
 def seed(value: int) -> None:
-    """Seeds what a model created after it draws its initial weights and its dropout from.
+    """Seeds what a model created after it draws its initial weights from, and its dropout.
 
-    Keras draws the seeds of both from Python's `random`. `keras.utils.set_random_seed` does this too, but it imports
-    TensorFlow, whatever the backend: seconds, and gigabytes of libraries, for nothing.
+    Keras draws the seeds of both from Python's `random`; on PyTorch, a dropout layer draws from PyTorch's own state.
+    `keras.utils.set_random_seed` does as much, but imports TensorFlow on every backend.
     """
     random.seed(value)
+    if name() == "torch":
+        import torch
+
+        torch.manual_seed(value)
 
 
 def configure(config: TrainConfig) -> None:
@@ -77,10 +80,12 @@ def configure(config: TrainConfig) -> None:
 def _configure_jax(threads: int | None) -> None:
     import jax
 
+    from zoo.data.sources import cache
+
     if threads is not None:
         os.environ["NPROC"] = str(threads)  # XLA's CPU client reads it when it starts; it has no other setting
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(_cache_dir() / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "jax"))
 
 
 def _configure_tensorflow(threads: int | None) -> None:
@@ -104,11 +109,6 @@ def _configure_torch(threads: int | None) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes no result
-
-
-def _cache_dir() -> Path:
-    """The user's cache directory of this zoo."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recommender-zoo"
 
 
 # --------------------------------------------------------------------------------------------------- inference

@@ -6,28 +6,34 @@ import csv
 import difflib
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from tqdm import tqdm
 
 from config import ConfigError, TrainConfig
-from zoo import checkpoints
+from zoo import backends, checkpoints
 from zoo.artifacts import replacing
 from zoo.checkpoints import Progress
+from zoo.schedules import Schedule
 
 
 class EpochStart(keras.callbacks.Callback):
-    """Tells the loader which epoch it is, before the first batch of it is asked for."""
+    """Tells the loader which epoch it is, before its first batch is asked for, and seeds the backend for it.
 
-    def __init__(self, loader: Any):
+    With a seed of its own, an epoch does not depend on how much was drawn in this process before it.
+    """
+
+    def __init__(self, loader: Any, seed: tuple[int, int]):
         super().__init__()
         self.loader = loader
+        self.seed = seed
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.loader.set_epoch(epoch)
+        backends.seed(int(np.random.SeedSequence([*self.seed, epoch]).generate_state(1)[0]))
 
 
 class LossGuard(keras.callbacks.Callback):
@@ -35,22 +41,24 @@ class LossGuard(keras.callbacks.Callback):
 
     async_safe = True  # Keras may call it from a thread, so that the device never waits for it
 
-    def __init__(self, config: TrainConfig, steps: int, learning_rate: Callable[[int], float]):
+    def __init__(self, config: TrainConfig, steps: int, rate: float | Schedule):
         super().__init__()
         self.config = config
         self.steps = steps
-        self.learning_rate = learning_rate
+        self.rate = rate
         self.epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = epoch
+        if not callable(self.rate):  # a plateau may have halved it
+            self.rate = float(self.model.optimizer.learning_rate)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         # Keras logs the mean loss of the epoch so far: once it is not finite, it stays so.
         loss = (logs or {}).get("loss", 0.0)
         if math.isfinite(loss):
             return
-        rate = self.learning_rate(self.epoch * self.steps + batch)
+        rate = float(self.rate(self.epoch * self.steps + batch)) if callable(self.rate) else self.rate
         if self.epoch == batch == 0:
             advice = "it is so before any weight was changed: look for huge or missing scores and features"
         else:

@@ -6,7 +6,7 @@ fit: for each stage   loader → build → freeze → optimizer → keras fit(ca
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from zoo.checkpoints import Progress
 from zoo.data.catalogue import Prepared
 from zoo.recommender import UserEncoder
 from zoo.registry import ModelSpec, Stage
-from zoo.schedules import SCHEDULES
+from zoo.schedules import SCHEDULES, Schedule
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -109,7 +109,8 @@ def _fit_stage(
 ) -> None:
     """One keras fit, from `progress` on."""
     train = config.train
-    optimizer = make_optimizer(train, model.trainable_variables, steps=len(loader))
+    rate = learning_rate(train, len(loader))
+    optimizer = make_optimizer(train, rate, model.trainable_variables)
     optimizer.build(model.trainable_variables)
     if saved and saved.optimizer:
         _restore(optimizer.variables, saved.optimizer, directory)
@@ -124,8 +125,8 @@ def _fit_stage(
         shuffle=False,  # it would shuffle the order of batches only; the loader shuffles examples
         verbose=0,
         callbacks=[
-            duties.EpochStart(loader),
-            duties.LossGuard(train, len(loader), _learning_rate(optimizer)),
+            duties.EpochStart(loader, seed=(config.seed, progress.stage)),
+            duties.LossGuard(train, len(loader), rate),
             *([duties.BatchBar(len(loader))] if sys.stderr.isatty() else []),
             *averaged,
             *callbacks,
@@ -139,23 +140,29 @@ def _fit_stage(
         checkpoints.assign(model.variables, progress.best_weights)
 
 
-def make_optimizer(config: TrainConfig, variables: Sequence[keras.Variable], steps: int) -> keras.optimizers.Optimizer:
+def learning_rate(config: TrainConfig, steps: int) -> float | Schedule:
+    """The learning rate of a stage of `steps` batches an epoch: a constant that may be halved, or a schedule."""
+    if config.schedule == "constant" and not config.warmup_steps:
+        return config.learning_rate
+    # Keras asks a schedule once a batch, also where several batches make one step.
+    total, warmup = config.epochs * steps, config.warmup_steps * config.accumulate
+    if config.schedule == "one_cycle" and not warmup:
+        warmup = round(0.3 * total)
+    return SCHEDULES[config.schedule](config.learning_rate, warmup, total)
+
+
+def make_optimizer(
+    config: TrainConfig, rate: float | Schedule, variables: Sequence[keras.Variable]
+) -> keras.optimizers.Optimizer:
     """The optimizer of a stage.
 
     Weight decay (decoupled, times the learning rate) spares embeddings, biases and scales: an item that is rare in
     training would be pulled to zero by every batch that does not contain it.
 
     Args:
+        rate: of `learning_rate`.
         variables: that will be trained.
-        steps: batches of an epoch.
     """
-    rate: Any = config.learning_rate
-    if config.schedule != "constant" or config.warmup_steps:
-        # Keras asks a schedule once a batch, also where several batches make one step.
-        total, warmup = config.epochs * steps, config.warmup_steps * config.accumulate
-        if config.schedule == "one_cycle" and not warmup:
-            warmup = round(0.3 * total)
-        rate = SCHEDULES[config.schedule](rate, warmup, total)
     optimizer = OPTIMIZERS[config.optimizer](
         rate,
         weight_decay=config.weight_decay or (0.0 if config.optimizer == "adamw" else None),
@@ -169,16 +176,6 @@ def make_optimizer(config: TrainConfig, variables: Sequence[keras.Variable], ste
     if config.precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
-
-
-def _learning_rate(optimizer: keras.optimizers.Optimizer) -> Callable[[int], float]:
-    """Learning rate of a batch, counted from the first of the stage."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    rate = inner.get_config()["learning_rate"]
-    if isinstance(rate, dict):
-        schedule = keras.optimizers.schedules.deserialize(rate)
-        return lambda batch: float(schedule(batch))
-    return lambda batch: rate
 
 
 def _check(config: TrainConfig) -> None:
