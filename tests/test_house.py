@@ -27,10 +27,10 @@ LEVELS = [  # a module may import modules of its own line or of lines above, nev
     ["zoo.models"],
     [
         *("zoo.training", "zoo.callbacks", "zoo.schedules", "zoo.checkpoints", "zoo.evaluation", "zoo.comparison"),
-        *("zoo.topk", "zoo.artifacts"),
+        *("zoo.topk", "zoo.artifacts", "zoo.audit"),
     ],
     ["zoo.recommending"],
-    ["zoo.actions", "eda"],
+    ["zoo.actions", "zoo.request", "eda"],
     ["main"],
 ]
 NO_KERAS = ["config", "main", "zoo.registry", "zoo.metrics", "zoo.data", "eda"]
@@ -124,9 +124,9 @@ def test_every_model_has_presets_and_a_paper():
         spec = registry.get(name)
         assert {"tiny", "base"} <= set(spec.presets), name
         assert spec.paper, name
-        code = (ROOT / "zoo" / "models" / f"{name}.py").read_text()
+        code = "".join((ROOT / "zoo" / place).read_text() for place in (f"models/{name}.py", "data/loaders.py"))
         for knob in type(spec.preset("base").model).model_fields:
-            assert re.search(rf"config\.{knob}\b", code), f"{name}: nothing reads {knob}"
+            assert re.search(rf"(config|model)\.{knob}\b", code), f"{name}: nothing reads {knob}"
 
 
 def test_help_answers_at_once():

@@ -110,7 +110,8 @@ def evaluate(options: Namespace) -> None:
 
 def compare_models(options: Namespace) -> None:
     """Trains several models on one split, or loads those already trained, and writes a table and a figure."""
-    from eda.comparison import plot
+    from eda.comparison import model_comparison
+    from eda.files import save
 
     requests = resolve_many(options)
     split = _split(requests[0].config)
@@ -131,7 +132,7 @@ def compare_models(options: Namespace) -> None:
     table = comparison.markdown(compared)
     with artifacts.replacing(directory / "comparison.md") as temporary:
         temporary.write_text(table, encoding="utf-8")
-    plot(compared, directory / "comparison.png")
+    save(model_comparison(compared), directory / "comparison.png")
     print(f"\n{table}\ncomparison: {directory / 'comparison.md'}, comparison.json and comparison.png")
 
 
