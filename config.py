@@ -146,6 +146,7 @@ class PredictConfig(Section):
     histories: str | None = Field(None, description="event table of people who were never trained on")
     allow: str | tuple[str | int, ...] | None = Field(None, description="items that may be recommended")
     deny: str | tuple[str | int, ...] | None = Field(None, description="items that may not be recommended")
+    embedding_dtype: Literal["float16", "float32"] = Field("float16", description="numbers of exported vectors")
 
 
 class ModelConfig(Section):
