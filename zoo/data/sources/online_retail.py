@@ -79,7 +79,8 @@ def _read_lines(connection: duckdb.DuckDBPyConnection, path: Path, name: str) ->
         connection.execute(
             "CREATE TEMP TABLE invoice_lines AS SELECT * REPLACE (regexp_replace(user, '\\.0$', '') AS user, "
             "TRY_CAST(price AS DOUBLE) AS price), row_number() OVER () + 1 AS number, date AS line, "
-            "coalesce(TRY_CAST(date AS TIMESTAMP), try_strptime(date, ['%m/%d/%y %H:%M', '%m/%d/%Y %H:%M'])) AS time, "
+            "CASE WHEN contains(date, '/') THEN try_strptime(date, ['%m/%d/%y %H:%M', '%m/%d/%Y %H:%M']) "
+            "ELSE TRY_CAST(date AS TIMESTAMP) END AS time, "
             f"CASE WHEN invoice ILIKE 'C%' THEN 'cancel' WHEN regexp_matches(item, '{GOODS}', 'i') THEN 'buy' "
             "ELSE 'charge' END AS action, "
             "coalesce(CASE WHEN invoice ILIKE 'C%' THEN -1 ELSE 1 END * TRY_CAST(quantity AS DOUBLE) > 0, false) "
