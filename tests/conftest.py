@@ -3,6 +3,8 @@
 import importlib.util
 import os
 
+from hypothesis import HealthCheck, settings
+
 BACKENDS = ("jax", "tensorflow", "torch")
 
 os.environ.setdefault("KERAS_BACKEND", next((name for name in BACKENDS if importlib.util.find_spec(name)), "jax"))
@@ -15,3 +17,7 @@ if importlib.util.find_spec("torch") and os.environ["KERAS_BACKEND"] != "jax":
     import torch  # a process that imports TensorFlow first may crash when torch is imported later
 
     torch.set_num_threads(1)
+
+# The same examples in every run, however slow the machine.
+settings.register_profile("zoo", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("zoo")

@@ -33,17 +33,21 @@ class Histories:
         """Histories of the dataset users `rows_of` (ascending), from events sorted by user.
 
         Args:
-            events: sorted by user; events of users not in `rows_of` are refused.
+            events: sorted by user.
             rows_of: (n,) rows of the data set's users, ascending; a user without events gets an empty history.
             users: token of each of the data set's users.
             items: token of each of the data set's items.
+
+        Raises:
+            ValueError: an event belongs to a user who is not among `rows_of`.
         """
-        position = np.searchsorted(rows_of, events.user)
-        counts = np.bincount(position, minlength=len(rows_of)) if len(events) else np.zeros(len(rows_of), np.int64)
-        if len(counts) > len(rows_of):
-            raise ValueError("an event belongs to a user outside `rows_of`")
+        rows = rows_of.astype(events.user.dtype)  # else a long column is copied to the wider type
+        starts = np.searchsorted(events.user, rows, side="left")
+        ends = np.searchsorted(events.user, rows, side="right")
         offsets = np.zeros(len(rows_of) + 1, np.int64)
-        np.cumsum(counts, out=offsets[1:])
+        np.cumsum(ends - starts, out=offsets[1:])
+        if offsets[-1] != len(events):
+            raise ValueError("an event belongs to a user outside `rows_of`")
         return cls(users[rows_of], offsets, items[events.item], events.timestamp, dict(events.columns))
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,14 +41,19 @@ class Vocabulary:
 
     @cached_property
     def _index(self) -> pd.Index:
-        return pd.Index(self.ids)
+        return pd.Index(self.ids, dtype=self.ids.dtype)
 
     def encode(self, ids: np.ndarray) -> np.ndarray:
-        """Tokens of `ids`, int32 of the same shape; UNKNOWN where an id is not in the vocabulary."""
+        """Tokens of `ids`, int32 of the same shape; UNKNOWN where an id is not in the vocabulary.
+
+        A number finds the text that it is written as; a text never finds a number.
+        """
         ids = np.asarray(ids)
-        if self.ids.dtype == object and ids.dtype != object:
-            ids = np.array([str(value) for value in ids.tolist()], dtype=object)
-        found = self._index.get_indexer(pd.Index(ids.reshape(-1)))
+        flat = ids.reshape(-1)
+        if self.ids.dtype == object:
+            flat = np.array([*map(str, flat.tolist()), None], dtype=object)[:-1]
+        kind = flat.dtype if flat.dtype.kind in "if" else object
+        found = self._index.get_indexer(pd.Index(flat, dtype=kind))
         return np.where(found < 0, UNKNOWN, found + NUM_SPECIALS).astype(np.int32).reshape(ids.shape)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
@@ -64,9 +70,4 @@ class Vocabulary:
     @cached_property
     def sha256(self) -> str:
         """Fingerprint of the ids in their order."""
-        digest = hashlib.sha256(str(self.num_trained).encode())
-        if self.ids.dtype == object:
-            digest.update("\x00".join(self.ids.tolist()).encode())
-        else:
-            digest.update(self.ids.tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(json.dumps([self.num_trained, self.ids.tolist()]).encode()).hexdigest()
