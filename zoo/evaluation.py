@@ -27,8 +27,8 @@ from zoo.metrics import MISS
 from zoo.recommender import Recommender, Scorer
 from zoo.topk import top_of_scores
 
-BLOCK_BYTES = 2**26  # of float32 scores held at a time
-BLOCK_USERS = 512  # more at a time is not faster: the scores of a block should stay in the cache
+BLOCK_BYTES = 2**24  # of float32 scores held at a time; larger blocks leave the processor's cache and are slower
+BLOCK_USERS = 512
 
 
 @dataclass(frozen=True)
