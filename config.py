@@ -139,7 +139,7 @@ class EvaluateConfig(Section):
 class PredictConfig(Section):
     """recommendations.json."""
 
-    num_items: int = Field(50, ge=1, description="N, items per user")
+    num_recommendations: int = Field(50, ge=1, description="N, items per user")
     exclude_seen: bool = True
     format: Literal["json", "jsonl", "parquet"] = "json"
     users: str | tuple[str | int, ...] | None = Field(None, description="ids, or a file with one id a line")

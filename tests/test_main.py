@@ -66,7 +66,7 @@ def test_each_action_finds_the_run_of_the_one_before(zoo, tmp_path):
     code, _output, _ = zoo("evaluate", "--run-dir", "run", "--override", "evaluate.exclude_seen=false")
     assert code == 0
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["audit"]["seen_items"] != "excluded"
-    code, _, error = zoo("compute_predictions", "--run-dir", "run", "--override", "num_items=3,predict.format=jsonl")
+    code, _, error = zoo("compute_predictions", "--run-dir", "run", "--override", "num_recommendations=3,predict.format=jsonl")
     assert code == 0, error
     lines = (tmp_path / "run" / "recommendations.jsonl").read_text().splitlines()
     assert len(lines) == 150 and all(len(json.loads(line)["items"]) == 3 for line in lines)
@@ -116,7 +116,7 @@ def test_ids_come_back_as_they_went_in(zoo, tmp_path, users, items):
     frame.to_csv(tmp_path / "log.csv", index=False)
     arguments = ("--model", "most_popular", "--data", "log.csv", "--run-dir", "run")
     assert zoo("train_production_model", *arguments)[0] == 0
-    code, _, error = zoo("compute_predictions", *arguments, "--override", "num_items=5")
+    code, _, error = zoo("compute_predictions", *arguments, "--override", "num_recommendations=5")
     assert code == 0, error
     result = json.loads((tmp_path / "run" / "recommendations.json").read_text())
     assert set(result) == {str(user) for user in users}
@@ -235,7 +235,7 @@ def test_a_run_of_one_backend_recommends_the_same_under_the_others(tmp_path):
     command("jax", "train_validation_model", "--run-dir", "run", "--preset", "tiny", "--override", QUICK)
     results = {}
     for backend in ("jax", "tensorflow", "torch"):
-        command(backend, "compute_predictions", "--run-dir", "run", "--override", "num_items=10")
+        command(backend, "compute_predictions", "--run-dir", "run", "--override", "num_recommendations=10")
         results[backend] = json.loads((tmp_path / "run" / "recommendations.json").read_text())
     for backend in ("tensorflow", "torch"):
         assert results[backend].keys() == results["jax"].keys()

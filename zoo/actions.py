@@ -86,7 +86,7 @@ def compute_predictions(options: Namespace) -> None:
     allowed = recommending.allowed_items(run.catalogue, config.predict)
     path = run_dir(options) / f"recommendations.{config.predict.format}"
     batches = recommending.recommend(
-        run.model, histories, config.predict.num_items, config.predict.exclude_seen, allowed
+        run.model, histories, config.predict.num_recommendations, config.predict.exclude_seen, allowed
     )
     count = recommending.write(path, config.predict.format, users, run.catalogue.items, batches)
     print(f"recommendations for {count:,} users: {path}")

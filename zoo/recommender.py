@@ -14,6 +14,7 @@ import h5py
 import keras
 import numpy as np
 
+from zoo import backends
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
 from zoo.data.vocabulary import UNKNOWN
@@ -80,11 +81,11 @@ class UserEncoder(keras.Model, abc.ABC):
 
     def build_weights(self) -> None:
         """Makes every weight, so that they can be loaded, counted or trained: encodes one user of one unknown item."""
+        self.built = True  # the layers build themselves when they are called
         one = Histories(np.full(1, UNKNOWN, np.int32), np.array([0, 1]), np.full(1, UNKNOWN, np.int32))
         self.encode_users(self.loader.inputs(one, self.catalogue, self.config))
         if isinstance(self, Recommender):
             self.item_embeddings()
-        self.built = True
 
     def vectors(self, histories: Histories, batch_size: int = 1024) -> np.ndarray:
         """(n, D) float32 vectors of `histories`; the last batch is padded, so that one shape is compiled."""
@@ -94,8 +95,6 @@ class UserEncoder(keras.Model, abc.ABC):
     def vector_batches(self, histories: Histories, batch_size: int = 1024) -> Iterator[np.ndarray]:
         """`vectors`, one batch at a time."""
         if not hasattr(self, "_encode"):
-            from zoo import backends
-
             self._encode = backends.compiled(self.encode_users, self)
         for part in histories.batches(batch_size):
             rows = np.minimum(np.arange(min(batch_size, len(histories))), len(part) - 1)  # repeats fill the last batch
