@@ -12,7 +12,7 @@ from zoo.data import splits
 from zoo.data.dataset import Entities
 from zoo.data.features import FeatureTable, encode_features
 from zoo.data.histories import Histories
-from zoo.data.splits import Split
+from zoo.data.splits import Part, Split
 from zoo.data.vocabulary import NUM_SPECIALS, UNKNOWN, Vocabulary
 
 
@@ -92,7 +92,7 @@ class Prepared:
     item_token: np.ndarray
     train: Histories
 
-    def cases(self, name: str) -> tuple[Histories, Histories]:
+    def cases(self, name: Part) -> tuple[Histories, Histories]:
         """(histories, targets) of the users evaluated in `validation` or `test`, row by row the same users."""
         rows = self.split.users(name)
         chosen = np.zeros(len(self.split.dataset.users), bool)
@@ -106,10 +106,10 @@ class Prepared:
     def all_histories(self) -> Histories:
         """Everything known of every user with an event: what predictions start from."""
         events = self.split.dataset.events
-        return self._histories(np.ones(len(events), bool), np.unique(events.user))
+        return self._histories(slice(None), np.unique(events.user))
 
-    def _histories(self, mask: np.ndarray, rows: np.ndarray) -> Histories:
-        return Histories.from_events(self.split.dataset.events.take(mask), rows, self.user_token, self.item_token)
+    def _histories(self, chosen: np.ndarray | slice, rows: np.ndarray) -> Histories:
+        return Histories.from_events(self.split.dataset.events.take(chosen), rows, self.user_token, self.item_token)
 
 
 def prepare(split: Split) -> Prepared:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from config import ConfigError, SplitConfig
 from zoo.data.dataset import DataError, Dataset, Events
 
-Part = Literal["train", "validation", "test"]
+Part = Literal["validation", "test"]
 
 # What an event is to the split. A `context` event is history of a user of that part who is not trained on.
 DROPPED, TRAIN, VALIDATION, TEST, VALIDATION_CONTEXT, TEST_CONTEXT = range(6)
@@ -47,7 +48,7 @@ class Split:
         """The events of these parts, in order."""
         return self.dataset.events.take(np.isin(self.part, parts))
 
-    def users(self, name: Literal["validation", "test"]) -> np.ndarray:
+    def users(self, name: Part) -> np.ndarray:
         """Rows of the data set's users that have a target in this part, ascending."""
         return np.unique(self.dataset.events.user[self.part == TARGET[name]])
 
@@ -55,11 +56,11 @@ class Split:
         """Events in a part."""
         return int(np.count_nonzero(self.part == part))
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Fingerprint of who did what in which part, in original ids and in order."""
         digest = hashlib.sha256(self.dataset.sha256().encode())
-        digest.update(np.ascontiguousarray(self.part))
+        digest.update(np.ascontiguousarray(self.part).data)
         return digest.hexdigest()
 
     def summary(self) -> str:
@@ -138,6 +139,11 @@ def temporal(dataset: Dataset, config: SplitConfig) -> Split:
             strict=True,
         )
     ]
+    if dates[0] >= dates[1] and not config.validation_from and not config.test_from:
+        raise DataError(
+            f"{dataset.name}: too many events at {_date(dates[0])} to cut a temporal split at quantiles; give "
+            "split.validation_from and split.test_from, or use split.strategy=leave_one_out"
+        )
     if dates[0] >= dates[1]:
         raise ConfigError(
             f"split.validation_from ({_date(dates[0])}) must lie before split.test_from ({_date(dates[1])})"
