@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def save(content: Figure | str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Figure):
-            content.savefig(beside, format="png")
+            with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes
+                warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+                content.savefig(beside, format="png")
         else:
             beside.write_text(content, encoding="utf-8")
         os.replace(beside, path)

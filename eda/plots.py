@@ -10,6 +10,8 @@ from eda.statistics import Drift
 from eda.style import ACCENT, EVENTS, ITEMS, MUTED, USERS
 from zoo.data.dataset import Dataset
 
+LAST_DATE = int(np.datetime64("9999-01-01", "ms").astype(np.int64))  # that a calendar axis can draw
+
 
 class NotApplicable(Exception):
     """The log has nothing that this figure could show; the message says what is missing."""
@@ -135,6 +137,8 @@ def _periods(dataset: Dataset, most: int) -> statistics.Periods:
     time = _timestamps(dataset)
     if dataset.clock != "global":
         raise NotApplicable("times do not compare between users, so there is no common calendar")
+    if int(time.max()) >= LAST_DATE:
+        raise NotApplicable("timestamps lie beyond the year 9999; their unit is not what it seems")
     periods = statistics.periods(time, most)
     if len(periods.start) < 2:
         raise NotApplicable(f"all events lie within one {periods.name}")

@@ -161,7 +161,7 @@ def recency_lift(dataset: Dataset, seed: int = 0) -> float | None:
         pair = np.sort(item[before].astype(np.int64) * len(dataset.items) + item[later])
         same = pair[1:] == pair[:-1]
         recurs.append(np.count_nonzero(np.append(same, False) | np.append(False, same)))
-    return recurs[0] / recurs[1] if recurs[1] and sum(recurs) >= MIN_RECURRING else None
+    return float(recurs[0] / recurs[1]) if recurs[1] and sum(recurs) >= MIN_RECURRING else None
 
 
 def _pair(dataset: Dataset) -> np.ndarray:
@@ -298,17 +298,19 @@ def funnel(dataset: Dataset) -> list[Step]:
 def domain_combinations(dataset: Dataset) -> list[tuple[tuple[str, ...], int]]:
     """Users by the exact set of domains that they have events in, largest group first.
 
-    A set is a number with a bit for each domain; of more than 63 domains all after the 62nd are one, `other`.
+    A set is a number with a bit for each domain, so of more than 63 domains all after the 62nd are one, `other`.
     """
-    events = dataset.events
-    names = (
-        (*dataset.labels["domain"][:62], "other") if len(dataset.labels["domain"]) > 62 else dataset.labels["domain"]
-    )
-    bit = np.int64(1) << np.minimum(events.columns["domain"], 62).astype(np.int64)
+    events, names = dataset.events, dataset.labels["domain"]
+    if len(names) > 63:
+        names = (*names[:62], "other")
+    bit = np.int64(1) << np.minimum(events.columns["domain"], len(names) - 1).astype(np.int64)
     starts = np.flatnonzero(np.append(True, ~_continues(dataset)))
     sets, sizes = np.unique(np.bitwise_or.reduceat(bit, starts), return_counts=True)
     order = np.argsort(-sizes, kind="stable")
-    return [(tuple(name for d, name in enumerate(names) if int(sets[row]) >> d & 1), int(sizes[row])) for row in order]
+    return [
+        (tuple(name for place, name in enumerate(names) if int(sets[row]) >> place & 1), int(sizes[row]))
+        for row in order
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------- drift

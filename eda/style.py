@@ -6,6 +6,7 @@ The colours are those of Okabe and Ito, a little darkened: told apart with every
 from __future__ import annotations
 
 import textwrap
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ def canvas(
     They lie below each other over one x axis, or side by side if `columns`.
     """
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
-    text = "\n".join(textwrap.wrap(title[:1].upper() + title[1:], 70))
+    text = "\n".join(textwrap.wrap(plain(title[:1].upper() + title[1:]), 70))
     figure.suptitle(text, x=0.015, ha="left", fontsize=11.5, fontweight="bold", color=INK)
     shape = (1, len(ylabels)) if columns else (len(ylabels), 1)
     axes = list(figure.subplots(*shape, squeeze=False, sharex=not columns, sharey=columns).flat)
@@ -95,7 +96,9 @@ def bars(ax: Axes, labels: list[str], heights: np.ndarray, color: str, share: bo
 
 def places(ax: Axes, labels: list[str]) -> None:
     """Writes `labels` at 0, 1, 2 ... of the x axis: turned where they would touch, in the middle where they are few."""
-    crowded = sum(len(max(label.split("\n"), key=len)) + 1.5 for label in labels) > 72
+    widths = [max(map(len, label.split("\n"))) for label in labels]
+    widest = max((a + b for a, b in pairwise(widths)), default=0) / 2
+    crowded = widest + 0.5 > 87 / len(labels)  # 87 characters fill the axis
     ax.set_xticks(np.arange(len(labels)), labels, rotation=40 * crowded, ha="right" if crowded else "center")
     if crowded:
         for label in ax.get_xticklabels():
@@ -110,7 +113,7 @@ def places(ax: Axes, labels: list[str]) -> None:
 def rows(ax: Axes, labels: list[str], sizes: np.ndarray, colors: list[str], notes: list[str]) -> None:
     """Horizontal bars from top to bottom, each with its note: inside a long bar, behind a short one."""
     ax.barh(np.arange(len(labels)), sizes, color=colors, height=0.72)
-    ax.set_yticks(np.arange(len(labels)), [label if len(label) <= 34 else label[:33] + "…" for label in labels])
+    ax.set_yticks(np.arange(len(labels)), [plain(label if len(label) <= 34 else label[:33] + "…") for label in labels])
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0, labelcolor=INK)
     ax.grid(visible=False, axis="y")
@@ -127,6 +130,11 @@ def rows(ax: Axes, labels: list[str], sizes: np.ndarray, colors: list[str], note
             fontsize=8.5,
             color="white" if inside else GREY,
         )
+
+
+def plain(text: str) -> str:
+    """A text of the log for a figure: on one line, and a dollar is a dollar, not mathematics."""
+    return " ".join(text.split()).replace("$", r"\$")
 
 
 def short_percent(share: float) -> str:

@@ -186,7 +186,7 @@ def table(summary: Summary) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
     for noun, spread, enough in (("user", users, 3), ("item", items, 5)):
         rows = [
-            ("Mean", units.count(round(spread.mean, 1))),
+            ("Mean", f"{spread.mean:,.1f}"),
             ("Median", units.count(spread.median)),
             ("95th percentile", units.count(spread.p95)),
             ("Maximum", units.count(spread.largest)),

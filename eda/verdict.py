@@ -9,6 +9,7 @@ from eda.statistics import Drift
 from eda.summary import Clockwork, Summary
 
 RECENCY = 1.1  # the lift from which a model that ignores recency is no longer the baseline to beat
+UNLIKELY = 10 * units.YEAR  # after 1970; logs of interactions are younger
 
 
 class Finding(NamedTuple):
@@ -184,6 +185,10 @@ def _warnings(summary: Summary) -> list[str]:
                 "leave_one_out tests."
             )
         found.append(text)
+    if time is not None and summary.clock == "global" and time.first < UNLIKELY:
+        found.append(
+            f"The log begins on {units.date(time.first)}: are the timestamps in another unit, or is a time missing?"
+        )
     if time is not None and time.resolution == "day":
         found.append("Timestamps are whole days: sessions, hours and the order within a day are unknown.")
     limit, extreme, share = summary.extreme
