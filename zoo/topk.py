@@ -13,7 +13,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
@@ -87,6 +87,7 @@ class InnerProductIndex:
         chosen = items[NUM_SPECIALS:] if whole else items[self.tokens]  # a view where nothing is left out
         self.items = np.ascontiguousarray(chosen, np.float32)  # (C, D)
         self.largest_norm = float(_norms(self.items).max(initial=0.0))
+        self.blas = ThreadpoolController()  # the threads are ours: a BLAS that adds its own is ten times slower
 
     def search(self, queries: np.ndarray, k: int, exclude: Histories | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The best `k` tokens of each query.
@@ -106,7 +107,7 @@ class InnerProductIndex:
             raise DataError("a user's or item's vector is not finite; the model has diverged: train it again")
         tokens = np.full((len(queries), k), PAD, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        threads = os.cpu_count() or 1
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         size = min(BLOCK, -(-len(queries) // threads)) or 1
 
         def fill(start: int) -> None:
@@ -116,7 +117,7 @@ class InnerProductIndex:
             found = scores[block] > -np.inf
             tokens[block][found] = self.tokens[columns[found]]
 
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        with self.blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
             list(pool.map(fill, range(0, len(queries), size)))
         return tokens, scores
 
