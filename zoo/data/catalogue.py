@@ -127,7 +127,7 @@ def prepare(split: Split) -> Prepared:
         encode_features(dataset.items, item_token, items),
         dataset.labels,
     )
-    rows = np.unique(train.user)
+    rows = np.flatnonzero(np.bincount(train.user, minlength=len(dataset.users)))
     return Prepared(
         split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token)
     )
@@ -139,7 +139,7 @@ def prepare_as(split: Split, catalogue: Catalogue) -> Prepared:
     user_token = catalogue.users.encode(dataset.users.ids)
     item_token = catalogue.items.encode(dataset.items.ids)
     train = split.events(splits.TRAIN)
-    rows = np.unique(train.user)
+    rows = np.flatnonzero(np.bincount(train.user, minlength=len(dataset.users)))
     return Prepared(
         split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token)
     )
@@ -152,7 +152,7 @@ def _vocabulary(entities: Entities, trained: np.ndarray) -> tuple[Vocabulary, np
         the vocabulary, and the token of each entity (UNKNOWN where it has none).
     """
     first = np.full(len(entities), len(trained), np.int64)
-    np.minimum.at(first, trained, np.arange(len(trained)))
+    first[trained[::-1]] = np.arange(len(trained) - 1, -1, -1)  # the last assignment to an entity is its first event
     seen = np.flatnonzero(first < len(trained))
     order = seen[np.argsort(first[seen], kind="stable")]
     if entities.columns:

@@ -32,11 +32,10 @@ _PROGRESS_AFTER = 2.0  # seconds of silence before a long step shows how far it 
 
 def connect(cache_dir: str | None = None) -> duckdb.DuckDBPyConnection:
     """A private in-memory DuckDB that keeps the order of files, spills into the cache and loads no extension."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     connection = duckdb.connect(
         config={
             "threads": str(os.cpu_count() or 1),
-            "memory_limit": f"{memory // 2 // 2**20}MiB",
+            "memory_limit": "50%",  # the arrays that come out need the rest
             "temp_directory": str(cache.directory(cache_dir) / f"spill-{os.getpid()}"),
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
@@ -109,8 +108,8 @@ def _explanation(message: str) -> str:
     line = re.search(r"Line: (\d+)", message)
     where = f"line {int(line[1]):,}: " if line else ""
     if broken := re.search(r'Malformed JSON in file "(.*)", at byte', message):
-        number = _broken_line(Path(broken[1]))
-        where = f"line {number:,}: " if number else ""
+        row = _broken_line(Path(broken[1]))
+        where = f"line {row:,}: " if row else ""
     if "not utf-8" in message or "UTF-8" in message:
         return f"{where}not UTF-8; convert it first: iconv -f latin1 -t utf-8 OLD > NEW"
     if broken:
@@ -119,6 +118,9 @@ def _explanation(message: str) -> str:
         return "the gzip stream ends too early or is damaged; copy the file again"
     if counts := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
         return f"{where}the number of fields is {counts[2]} and {counts[1]} in the header; correct it or quote the text"
+    if cast := re.search(r'converting column "(.*)"\. Could not convert string "(.*)" to \'(.*)\'', message):
+        number = "a whole number" if cast[3] == "BIGINT" else "a number"
+        return f"{where}{cast[1]} is {cast[2]!r}; wanted {number}: correct the line or drop it"
     if "state machine" in message:
         return f"{where}not a regular CSV; check the quotes, and that all lines end alike"
     if "Out of Memory" in message or "No space left" in message:

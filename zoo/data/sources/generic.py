@@ -94,7 +94,7 @@ def features(connection: duckdb.DuckDBPyConnection, path: str, side: str, given:
         names = list(schema(connection, table.sql))
         asked = getattr(given, side)
         role = recognise(names, Columns(**{side: asked} if asked in names else {}), table.name, wanted=())
-        key = role.get(side, names[0])
+        key = role.get(side) or next((name for name in names if name.lower() == "id"), names[0])
         # Ids stay as they are written: the log's own decide whether they are numbers.
         sql = typed(connection, table, keep=key)
     return f"SELECT {quoted(key)} AS {side}, * EXCLUDE ({quoted(key)}) FROM (\n{sql}\n)"
