@@ -307,9 +307,9 @@ def test_a_rating_that_is_none_is_named_by_its_line(tmp_path):
     write(tmp_path / "ratings.dat", "1::10::5::978300760\n1::11::many::978300761\n2::10::4::978300762\n")
     with pytest.raises(DataError) as caught:
         read(tmp_path)
-    assert "ratings.dat" in str(caught.value)
-    assert "many" in str(caught.value)
-    assert "2" in str(caught.value)
+    assert str(caught.value).endswith(
+        "/ratings.dat: line 2: score is 'many'; wanted a number: correct the line or drop it"
+    )
 
 
 def test_otto_knows_its_actions(tmp_path):

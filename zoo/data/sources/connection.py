@@ -119,8 +119,8 @@ def _explanation(message: str) -> str:
     if counts := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
         return f"{where}the number of fields is {counts[2]} and {counts[1]} in the header; correct it or quote the text"
     if cast := re.search(r'converting column "(.*)"\. Could not convert string "(.*)" to \'(.*)\'', message):
-        number = "a whole number" if cast[3] == "BIGINT" else "a number"
-        return f"{where}{cast[1]} is {cast[2]!r}; wanted {number}: correct the line or drop it"
+        wanted = "a whole number" if cast[3] == "BIGINT" else "a number"
+        return f"{where}{cast[1]} is {cast[2]!r}; wanted {wanted}: correct the line or drop it"
     if "state machine" in message:
         return f"{where}not a regular CSV; check the quotes, and that all lines end alike"
     if "Out of Memory" in message or "No space left" in message:

@@ -34,17 +34,17 @@ OCCUPATIONS = (  # of ml-1m, by number
     *("retired", "sales/marketing", "scientist", "self-employed", "technician/engineer", "tradesman/craftsman"),
     *("unemployed", "writer"),
 )
-RATINGS = {"user": "VARCHAR", "item": "VARCHAR", "score": "DOUBLE", "timestamp": "BIGINT"}
 YEAR = r"TRY_CAST(regexp_extract(title, '\((\d{4})\)\s*$', 1) AS DOUBLE) AS year"
 
 
 @dataclass(frozen=True)
 class Form:
-    """One form: its three files (users may be none) and how each is read and selected."""
+    """One form: its three files (users may be none) the type of ids, and how each is read and selected."""
 
     ratings: str
     movies: str
     users: str | None
+    ids: str
     movie_columns: tuple[str, ...]
     user_columns: tuple[str, ...]
     options: tuple[str, str]  # of read_csv, for ratings and for the other two
@@ -60,6 +60,7 @@ _UNQUOTED = "header = false, quote = '', escape = ''"
 FORMS = (
     Form(
         *("u.data", "u.item", "u.user"),
+        ids="BIGINT",
         movie_columns=("item", "title", "date", "video", "url", *(f"g{place}" for place in range(len(GENRES)))),
         user_columns=("user", "age", "gender", "occupation", "zip"),
         options=(f"delim = '\t', {_UNQUOTED}", f"delim = '|', {_UNQUOTED}"),
@@ -69,6 +70,7 @@ FORMS = (
     ),
     Form(
         *("ratings.dat", "movies.dat", "users.dat"),
+        ids="VARCHAR",  # of MovieTweetings they begin with zeros
         movie_columns=("item", "title", "genres"),
         user_columns=("user", "gender", "age", "occupation", "zip"),
         options=(f"delim = '::', {_UNQUOTED}", f"delim = '::', {_UNQUOTED}"),
@@ -78,6 +80,7 @@ FORMS = (
     ),
     Form(
         *("ratings.csv", "movies.csv", None),
+        ids="BIGINT",
         movie_columns=("item", "title", "genres"),
         user_columns=(),
         options=("delim = ',', header = true", "delim = ',', header = true, quote = '\"', escape = '\"'"),
@@ -100,7 +103,8 @@ def read(path: str, data: DataConfig) -> Dataset:
             _check_header(ratings)
         connection = connect(data.cache_dir)
         name = f"{ratings.parent.name}/{ratings.name}" if Path(path).is_dir() else ratings.name
-        sql = f"SELECT * FROM {_csv(ratings, RATINGS, form.options[0])}"
+        columns = {"user": form.ids, "item": form.ids, "score": "DOUBLE", "timestamp": "BIGINT"}
+        sql = f"SELECT * FROM {_csv(ratings, columns, form.options[0])}"
         movies = users = None
         if form.movies in found:
             movies = _features(connection, "item", found[form.movies], form.movie_columns, form, form.movie_features)
