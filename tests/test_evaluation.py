@@ -394,6 +394,21 @@ def test_a_recommender_is_ranked_as_its_scores_are(trainable):
     np.testing.assert_array_equal(by_vectors.ranks["rank"], by_scores.ranks["rank"])
 
 
+def test_items_with_one_vector_tie_whatever_the_matrix_product_rounds(trainable):
+    model, histories, targets = trainable
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(2, 37)).astype(np.float32)
+    items = np.where(np.arange(model.catalogue.items.size)[:, None] < 20, rows[:1], rows[1:])
+    vectors = random.normal(size=(len(histories), 37)).astype(np.float32)
+    model.item_matrix = lambda: items
+    model.vector_batches = lambda histories: iter([vectors])
+    scores = np.where(np.arange(len(items)) < 20, *(vectors @ row[:, None] for row in rows))
+    found = evaluate(model, histories, targets, model.catalogue, PLAIN)
+    expected = evaluate(Table(scores, model.catalogue), histories, targets, model.catalogue, PLAIN)
+    np.testing.assert_array_equal(found.ranks["rank"], expected.ranks["rank"])
+    assert found.metrics == expected.metrics and found.gaps == expected.gaps
+
+
 def run_config(*assignments):
     return override(RunConfig(), list(assignments))
 

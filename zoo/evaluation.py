@@ -184,10 +184,23 @@ def _raw_scores(model: Scorer, histories: Histories, size: int) -> Iterator[np.n
         for part in histories.batches(size):
             yield np.array(model.score(part), np.float32)  # a copy: the array may be the model's own
         return
-    items = model.item_matrix().T
+    items, column = _distinct_vectors(model.item_matrix())
     for vectors in model.vector_batches(histories):
         for start in range(0, len(vectors), size):
-            yield vectors[start : start + size] @ items
+            scores = vectors[start : start + size] @ items.T
+            yield scores if column is None else scores[:, column]
+
+
+def _distinct_vectors(items: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The different vectors among `items` (V, D), and which of them each token has; None: all differ.
+
+    Items with one vector (new ones without features, or all of them in a model that has collapsed) must tie, but a
+    matrix product sums its columns in different orders and breaks such ties by rounding. So each is scored once.
+    """
+    items = items + np.float32(0)  # -0 becomes 0, and the rows contiguous
+    rows = items.view(np.dtype((np.void, items.itemsize * items.shape[1]))).reshape(-1)
+    _, first, column = np.unique(rows, return_index=True, return_inverse=True)
+    return (items, None) if len(first) == len(items) else (items[first], column)
 
 
 def _rank_block(
