@@ -87,7 +87,7 @@ class SampleConfig(Section):
     num_users: int = Field(600, ge=1)
     num_items: int = Field(240, ge=2)
     num_days: int = Field(120, ge=2)
-    events_per_user: float = Field(36.0, ge=1, description="looks at an item, on average")
+    events_per_user: float = Field(30.0, ge=1, description="looks at an item, on average")
     noise: float = Field(0.2, ge=0, le=1, description="0: all planted structure, 1: pure noise")
     shared_taste: bool = Field(True, description="what a user likes in one domain tells what he likes in the other")
 
