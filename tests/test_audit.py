@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from config import EvaluateConfig, SplitConfig
-from zoo.audit import audit, describe
+from zoo.audit import SHOWN, audit, describe
 from zoo.data import splits
 from zoo.data.catalogue import prepare, prepare_as
 from zoo.data.dataset import Dataset, Entities, Events
@@ -128,9 +128,20 @@ def test_a_result_in_words(top_k):
     config = EvaluateConfig(bootstrap=50, top_k=top_k)
     found, result = audited(splits.leave_one_out(make_dataset(ROWS)), config)
     metrics = {"validation": result.metrics, "test": result.metrics, "intervals": result.intervals, "audit": found}
-    validation, test, rules, *warnings = describe(metrics).splitlines()
-    low, high = result.intervals[f"ndcg@{top_k[1]}"]
-    assert validation.startswith("validation") and "[" not in validation
-    assert f"ndcg@{top_k[1]} {result.metrics[f'ndcg@{top_k[1]}']:.4f} [{low:.4f}, {high:.4f}]" in test
+    header, validation, test, low, high, rules, *warnings = describe(metrics).splitlines()
+    k = top_k[1]
+    assert header.split() == [f"{name}@{k}" for name in SHOWN]
+    place = header.index(f"ndcg@{k}") + len(f"ndcg@{k}")
+    values = [result.metrics[f"ndcg@{k}"]] * 2 + result.intervals[f"ndcg@{k}"]
+    for line, value in zip((validation, test, low, high), values, strict=True):
+        assert line[:place].endswith(f" {value:.4f}")
     assert found["split_sha256"][:12] in rules and "seen items excluded" in rules
     assert len(warnings) == len(found["warnings"]) > 0
+    assert describe(metrics | {"intervals": {}}).splitlines()[3] == rules
+
+
+def test_a_result_without_a_pair_has_no_diversity_and_is_still_described():
+    config = EvaluateConfig(bootstrap=0, top_k=(1,))
+    found, result = audited(splits.leave_one_out(make_dataset(ROWS)), config)
+    text = describe({"validation": result.metrics, "test": result.metrics, "intervals": {}, "audit": found})
+    assert "ndcg@1" in text and "diversity" not in text

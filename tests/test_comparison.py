@@ -127,8 +127,8 @@ def test_the_table_falls_back_on_a_cut_that_all_have():
 
 
 def test_markdown_reads_as_a_table():
-    warned = make_result("good", GOOD.ranks["rank"], warnings=["mind the gap"])
-    text = markdown(table([warned, POOR]))
+    warned = make_result("good", GOOD.ranks["rank"], warnings=["mind the gap", "the log is old"])
+    text = markdown(table([warned, make_result("poor", POOR.ranks["rank"], True, warnings=["the log is old"])]))
     lines = text.splitlines()
     header = [cell.strip() for cell in lines[0].strip("|").split("|")]
     assert header == ["model", "hit_rate@10", "ndcg@10", "mrr@10", "coverage@10", "ndcg@10 − poor", "ndcg@10 − good"]
@@ -138,6 +138,7 @@ def test_markdown_reads_as_a_table():
     assert f"| **{good['hit_rate@10']:.4f}** | **{good['ndcg@10']:.4f}** [0.1000, 0.2000] |" in lines[3]
     assert "p = 0.0001" in lines[3] and "–" in lines[3].rpartition("p =")[2]
     assert "abababababab" in text and "400 users" in text and "* good: mind the gap" in text
+    assert text.count("* all: the log is old") == text.count("the log is old") == 1
 
 
 def test_recall_and_precision_are_shown_where_they_say_something():

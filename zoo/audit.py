@@ -13,7 +13,7 @@ from zoo.data.dataset import Events
 from zoo.data.vocabulary import NUM_SPECIALS
 from zoo.evaluation import Evaluation
 
-LINES = ("hit_rate", "ndcg", "mrr", "coverage", "novelty", "diversity", "popularity")  # what `describe` prints
+SHOWN = ("hit_rate", "ndcg", "mrr", "coverage", "novelty", "diversity", "popularity")  # by `describe`
 
 
 def audit(
@@ -107,13 +107,17 @@ def _warnings(result: dict[str, Any], evaluation: Evaluation) -> list[str]:
     lines = []
     if result["trained_on_targets"]:
         lines.append("the model was counted on more events than this split trains on: its targets may be among them")
-    relative = {name: gap / (evaluation.metrics[name] + gap) for name, gap in evaluation.gaps.items() if gap > 1e-4}
-    worst = max(relative, key=lambda name: relative[name], default="")
-    if worst and relative[worst] > 0.01:
-        reported = evaluation.metrics[worst]
+    gains = {  # NDCG moves with every rank among the first k
+        name: gap / (evaluation.metrics[name] + gap)
+        for name, gap in evaluation.gaps.items()
+        if name.startswith("ndcg@") and gap > 1e-4
+    }
+    most = max(gains, key=lambda name: gains[name], default="")
+    if most and gains[most] > 0.01:
+        reported = evaluation.metrics[most]
         lines.append(
-            f"equal scores matter: {worst} is {reported:.4f} because ties count against the target; "
-            f"it would be {reported + evaluation.gaps[worst]:.4f} if they counted for it"
+            f"equal scores matter: {most} is {reported:.4f} because ties count against the target; "
+            f"it would be {reported + evaluation.gaps[most]:.4f} if they counted for it"
         )
     if result["targets_outside_catalogue"]:
         lines.append(f"{_share(result, 'targets_outside_catalogue')} are outside the catalogue and count as misses")
@@ -142,22 +146,20 @@ def _share(result: dict[str, Any], count: str) -> str:
 
 
 def describe(metrics: dict[str, Any]) -> str:
-    """The contents of metrics.json as a few lines for people."""
-    audited = metrics["audit"]
-    lines = []
-    for part in ("validation", "test"):
-        cuts = sorted({int(name.partition("@")[2]) for name in metrics[part]})
-        k = 10 if 10 in cuts else cuts[-1]
-        values = []
-        for name in (f"{name}@{k}" for name in LINES):
-            if name in metrics[part]:
-                interval = metrics.get("intervals", {}).get(name) if part == audited["part"] and "@" in name else None
-                bounds = f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
-                values.append(f"{name} {metrics[part][name]:.4f}{bounds}")
-        lines.append(f"{part:<10}  " + "  ".join(values))
+    """The contents of metrics.json for people: a small table, the rules in a line, the warnings."""
+    audited, intervals = metrics["audit"], metrics.get("intervals", {})
+    cuts = {int(name.partition("@")[2]) for name in metrics["test"]}
+    k = 10 if 10 in cuts else max(cuts)
+    names = [f"{name}@{k}" for name in SHOWN if f"{name}@{k}" in metrics["test"]]
+    rows = {part: metrics[part] for part in ("validation", "test")}
+    if intervals:
+        rows["  95 % from"], rows["  to"] = ({name: pair[end] for name, pair in intervals.items()} for end in (0, 1))
+    lines = [" " * 11 + "".join(f"{name:>15}" for name in names)]
+    for title, row in rows.items():
+        lines.append(f"{title:<11}" + "".join(f"{row[name]:>15.4f}" if name in row else " " * 15 for name in names))
     lines.append(
-        f"audit       split {audited['split']} {audited['split_sha256'][:12]}; {audited['users']:,} users, "
-        f"{audited['targets']:,} targets; {audited['candidates']:,} candidates, seen items {audited['seen_items']}; "
+        f"audit: split {audited['split']}, sha256 {audited['split_sha256'][:12]}; {audited['users']:,} users, "
+        f"{audited['targets']:,} targets, {audited['candidates']:,} candidates, seen items {audited['seen_items']}, "
         "ties lose"
     )
-    return "\n".join([*lines, *(f"warning     {warning}" for warning in audited["warnings"])])
+    return "\n".join([*(line.rstrip() for line in lines), *(f"warning: {warning}" for warning in audited["warnings"])])

@@ -160,7 +160,12 @@ def markdown(compared: dict[str, Any]) -> str:
         cells += [_difference(tested.get((model, name))) for name in against]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", _rules(audit)]
-    lines += [f"* {model}: {line}" for model, each in compared["audit"].items() for line in each["warnings"]]
+    warned: dict[str, list[str]] = {}
+    for model, each in compared["audit"].items():
+        for warning in each["warnings"]:
+            warned.setdefault(warning, []).append(model)
+    for warning, models in warned.items():
+        lines.append("* " + ("all" if len(models) == len(rows) else ", ".join(models)) + f": {warning}")
     return "\n".join(lines) + "\n"
 
 
