@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from config import ConfigError
 from eda import style
-from eda.style import ACCENT, GREY, MUTED, USERS
+from eda.style import ACCENT, GREY, USERS
 
 METRICS = ("hit_rate@10", "ndcg@10")
 
@@ -19,7 +19,7 @@ METRICS = ("hit_rate@10", "ndcg@10")
 def model_comparison(
     result: Mapping[str, Any], metrics: Sequence[str] = METRICS, reference: str = "most_popular"
 ) -> Figure:
-    """Models by their metrics, best first, with confidence intervals and the reference as a line.
+    """Models by their metrics, best first, with their 95% intervals and the reference as a line.
 
     Args:
         result: `{"rows": {model: {metric: value}}, "intervals": {model: {metric: [low, high]}}}`, as in
@@ -60,13 +60,13 @@ def model_comparison(
             )
         if metric in rows.get(reference, {}):
             ax.axvline(rows[reference][metric], color=ACCENT, linestyle="--", linewidth=1.1, label=reference)
-        ax.set_xlabel(f"{metric}, with its interval" if intervals else metric, fontsize=9.5)
+        measured = any(metric in own for own in intervals.values())
+        ax.set_xlabel(f"{metric} (95% interval)" if measured else metric, fontsize=9.5)
         ax.set_xlim(0, 1.1 * ax.dataLim.xmax if ax.dataLim.xmax > 0 else 1)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set_yticks(range(len(models)), models)
         ax.set_ylim(len(models) - 0.5, -0.8)
         ax.tick_params(axis="y", length=0, labelcolor=style.INK)
-        ax.spines["left"].set_color(MUTED)
     if reference in rows:
         style.legend(axes[0])
     return figure

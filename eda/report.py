@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from config import SplitConfig
 from eda import plots, statistics, units
@@ -44,7 +45,7 @@ def explore(dataset: Dataset, directory: str | Path, split: SplitConfig | None =
     except DataError as error:
         missing.append(("train_test_drift", str(error)))
     drawn = []
-    for draw, caption in FIGURES:
+    for draw, caption in tqdm(FIGURES, "figures", leave=False, disable=None):  # silent where nobody watches
         path = directory / f"{draw.__name__}.png"
         try:
             figure = draw(dataset)
@@ -229,6 +230,7 @@ footer { margin-top: 44px; padding-top: 12px; border-top: 1px solid var(--line);
 @media (max-width: 640px) { main { padding: 24px 16px; } .verdict { grid-template-columns: 1fr; }
   .verdict dt { padding-bottom: 0; border: 0; } .verdict dd { padding-top: 0; } }
 @media print { body, main { background: #fff; font-size: 11pt; } main { max-width: none; padding: 0; }
-  h2 { break-after: avoid; } .tiles li, .warnings { border: 1px solid var(--line); }
+  h2 { break-after: avoid; } .tiles { gap: 8px; } .tiles li { flex: 1 1 90px; padding: 8px; font-size: 11px; }
+  .tiles b { font-size: 17px; } .tiles li, .warnings { border: 1px solid var(--line); }
   .figures { grid-template-columns: 1fr 1fr; gap: 18px 20px; } }
 """

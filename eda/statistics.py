@@ -100,12 +100,12 @@ def position(dataset: Dataset) -> np.ndarray:
 
 def is_repeat(dataset: Dataset) -> np.ndarray:
     """(E,) whether the user had an event with the same item before."""
-    return _seen_before(_pair(dataset))
+    return _seen_before(_pair(dataset, dataset.events.item))
 
 
 def repeat_share(dataset: Dataset) -> float:
     """Share of events with an item that the user had before."""
-    return 1 - len(_distinct(_pair(dataset))) / len(dataset.events)
+    return 1 - len(_distinct(_pair(dataset, dataset.events.item))) / len(dataset.events)
 
 
 def is_immediate_repeat(dataset: Dataset) -> np.ndarray:
@@ -153,7 +153,7 @@ def recency_lift(dataset: Dataset, seed: int = 0) -> float | None:
     ties = np.flatnonzero(tied(dataset))
     item[ties] = item[ties][np.lexsort((random.random(len(ties)), _moment(dataset)[ties]))]
     place = position(dataset)
-    is_new = ~_seen_before(dataset.events.user.astype(np.int64) * len(dataset.items) + item)
+    is_new = ~_seen_before(_pair(dataset, item))
     later = np.flatnonzero((place >= 3) & is_new)
     back = 2 + (random.random(len(later)) * (place[later] - 2)).astype(np.int64)  # 2 ... place - 1 events ago
     recurs = []
@@ -164,9 +164,9 @@ def recency_lift(dataset: Dataset, seed: int = 0) -> float | None:
     return float(recurs[0] / recurs[1]) if recurs[1] and sum(recurs) >= MIN_RECURRING else None
 
 
-def _pair(dataset: Dataset) -> np.ndarray:
+def _pair(dataset: Dataset, item: np.ndarray) -> np.ndarray:
     """(E,) one number for each user and item."""
-    return dataset.events.user.astype(np.int64) * len(dataset.items) + dataset.events.item
+    return dataset.events.user.astype(np.int64) * len(dataset.items) + item
 
 
 def _seen_before(key: np.ndarray) -> np.ndarray:
@@ -281,7 +281,7 @@ class Step(NamedTuple):
 
 def funnel(dataset: Dataset) -> list[Step]:
     """The actions of the log, that with the most user-item pairs first."""
-    events, pair = dataset.events, _pair(dataset)
+    events, pair = dataset.events, _pair(dataset, dataset.events.item)
     rows = []
     for code, name in enumerate(dataset.labels["action"]):
         mine = events.columns["action"] == code
@@ -338,22 +338,23 @@ class Drift:
 
 
 def drift(split: Split, groups: int = 5) -> Drift:
-    """Popularity of items in the training part against the test part."""
+    """Popularity of items in the training part against the test part; neither is empty."""
     train, test = split.events(splits.TRAIN), split.events(splits.TEST)
     num_items, num_users = len(split.dataset.items), len(split.dataset.users)
     counts = np.bincount(train.item, minlength=num_items)
     order = np.argsort(-counts, kind="stable")
     before = np.cumsum(counts[order]) - counts[order]
     group = np.empty(num_items, np.int64)
-    group[order] = np.minimum(before * groups // max(len(train), 1), groups - 1)
+    group[order] = np.minimum(before * groups // len(train), groups - 1)
     group[counts == 0] = groups
     occurs = (counts > 0) | (np.bincount(test.item, minlength=num_items) > 0)
     known = np.bincount(train.user, minlength=num_users) > 0
+    top = order[: min(10, np.count_nonzero(counts))]
     return Drift(
-        np.bincount(group[occurs], minlength=groups + 1),
-        np.bincount(group[train.item], minlength=groups + 1) / max(len(train), 1),
-        np.bincount(group[test.item], minlength=groups + 1) / max(len(test), 1),
-        float(1 - known[test.user].mean()),
-        float(np.isin(test.item, order[:10]).mean()),
-        split.strategy,
+        items=np.bincount(group[occurs], minlength=groups + 1),
+        train=np.bincount(group[train.item], minlength=groups + 1) / len(train),
+        test=np.bincount(group[test.item], minlength=groups + 1) / len(test),
+        new_users=float(1 - known[test.user].mean()),
+        top10=float(np.isin(test.item, top).mean()),
+        strategy=split.strategy,
     )

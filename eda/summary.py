@@ -36,19 +36,19 @@ class Spread:
     def of(cls, counts: np.ndarray, enough: int) -> Spread:
         """The spread of `counts`; whoever has fewer than `enough` is `below`."""
         return cls(
-            len(counts),
-            float(counts.mean()),
-            float(np.median(counts)),
-            float(np.quantile(counts, 0.95)),
-            int(counts.max()),
-            statistics.gini(counts),
-            statistics.top_share(counts, 0.1),
-            float((counts < enough).mean()),
+            size=len(counts),
+            mean=float(counts.mean()),
+            median=float(np.median(counts)),
+            p95=float(np.quantile(counts, 0.95)),
+            largest=int(counts.max()),
+            gini=statistics.gini(counts),
+            top_share=statistics.top_share(counts, 0.1),
+            below=float((counts < enough).mean()),
         )
 
 
 @dataclass(frozen=True)
-class Clockwork:
+class Timing:
     """What the timestamps say; durations in milliseconds.
 
     Attributes:
@@ -60,7 +60,6 @@ class Clockwork:
         one_day: share of those users whose events all lie within 24 hours.
         gap: median between two events of a user.
         session: mean events in a session.
-        single: share of sessions of one event.
         sessions_per_user: mean.
         returning: of the last tenth of the log, the share of users seen before and of events by them; None unless the
             clock is global.
@@ -76,7 +75,6 @@ class Clockwork:
     one_day: float
     gap: float
     session: float
-    single: float
     sessions_per_user: float
     returning: tuple[float, float] | None
     future: float | None
@@ -109,7 +107,7 @@ class Summary:
     top10: float
     long: float
     scores: tuple[float, float, float, int] | None
-    time: Clockwork | None
+    time: Timing | None
 
     @property
     def density(self) -> float:
@@ -120,29 +118,33 @@ class Summary:
 def summarise(dataset: Dataset) -> Summary:
     """All numbers of a log with at least one event."""
     users, items = statistics.user_counts(dataset), statistics.item_counts(dataset)
-    scores = dataset.events.columns.get("score")
-    distinct = np.unique(scores) if scores is not None else None
     return Summary(
-        dataset.name,
-        dataset.clock,
-        len(dataset.events),
-        Spread.of(users, 3),
-        Spread.of(items, 5),
-        statistics.repeat_share(dataset),
-        float(statistics.is_immediate_repeat(dataset).mean()),
-        statistics.recency_lift(dataset),
-        statistics.num_duplicates(dataset),
-        statistics.extreme_users(dataset),
-        float(np.sort(items)[-10:].sum() / items.sum()),
-        float((users > statistics.HISTORY_LENGTH).mean()),
-        None
-        if scores is None or distinct is None
-        else (float(distinct[0]), float(scores.mean(dtype=np.float64)), float(distinct[-1]), len(distinct)),
-        _clockwork(dataset),
+        name=dataset.name,
+        clock=dataset.clock,
+        events=len(dataset.events),
+        users=Spread.of(users, 3),
+        items=Spread.of(items, 5),
+        repeats=statistics.repeat_share(dataset),
+        immediate=float(statistics.is_immediate_repeat(dataset).mean()),
+        recency_lift=statistics.recency_lift(dataset),
+        duplicates=statistics.num_duplicates(dataset),
+        extreme=statistics.extreme_users(dataset),
+        top10=float(np.sort(items)[-10:].sum() / items.sum()),
+        long=float((users > statistics.HISTORY_LENGTH).mean()),
+        scores=_scores(dataset),
+        time=_timing(dataset),
     )
 
 
-def _clockwork(dataset: Dataset) -> Clockwork | None:
+def _scores(dataset: Dataset) -> tuple[float, float, float, int] | None:
+    scores = dataset.events.columns.get("score")
+    if scores is None:
+        return None
+    distinct = np.unique(scores)
+    return float(distinct[0]), float(scores.mean(dtype=np.float64)), float(distinct[-1]), len(distinct)
+
+
+def _timing(dataset: Dataset) -> Timing | None:
     time, user = dataset.events.timestamp, dataset.events.user
     if time is None:
         return None
@@ -152,20 +154,19 @@ def _clockwork(dataset: Dataset) -> Clockwork | None:
     span = (time[ends] - time[starts])[several]
     gaps, sessions, tied = statistics.gaps(dataset), statistics.session_lengths(dataset), statistics.tied(dataset)
     compares = dataset.clock == "global"
-    return Clockwork(
-        int(time.min()),
-        int(time.max()),
-        statistics.resolution(time),
-        float(tied.mean()),
-        float(tied[ends[several]].mean()) if several.any() else 0.0,
-        float(np.median(span)) if several.any() else 0.0,
-        float((span <= units.DAY).mean()) if several.any() else 0.0,
-        float(np.median(gaps)) if len(gaps) else 0.0,
-        float(sessions.mean()),
-        float((sessions == 1).mean()),
-        len(sessions) / len(starts),
-        statistics.returning_share(dataset) if compares else None,
-        statistics.future_share(dataset) if compares else None,
+    return Timing(
+        first=int(time.min()),
+        last=int(time.max()),
+        resolution=statistics.resolution(time),
+        tied=float(tied.mean()),
+        last_tied=float(tied[ends[several]].mean()) if several.any() else 0.0,
+        user_span=float(np.median(span)) if several.any() else 0.0,
+        one_day=float((span <= units.DAY).mean()) if several.any() else 0.0,
+        gap=float(np.median(gaps)) if len(gaps) else 0.0,
+        session=float(sessions.mean()),
+        sessions_per_user=len(sessions) / len(starts),
+        returning=statistics.returning_share(dataset) if compares else None,
+        future=statistics.future_share(dataset) if compares else None,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from eda import statistics, units
 from eda.statistics import Drift
-from eda.summary import Clockwork, Summary
+from eda.summary import Summary, Timing
 
 RECENCY = 1.1  # the lift from which a model that ignores recency is no longer the baseline to beat
 UNLIKELY = 10 * units.YEAR  # after 1970; logs of interactions are younger
@@ -38,6 +38,8 @@ def verdict(summary: Summary, drift: Drift | None = None) -> list[Finding]:
 def suggested_split(summary: Summary) -> Literal["leave_one_out", "temporal", "by_user"]:
     """The split that suits the log."""
     time = summary.time
+    if summary.users.largest < 3:
+        return "by_user"
     if time is None:
         return "leave_one_out"
     if time.returning is None:
@@ -45,15 +47,17 @@ def suggested_split(summary: Summary) -> Literal["leave_one_out", "temporal", "b
     return "temporal" if _are_sessions(summary, time) or min(time.returning) >= 0.5 else "leave_one_out"
 
 
-def _are_sessions(summary: Summary, time: Clockwork) -> bool:
+def _are_sessions(summary: Summary, time: Timing) -> bool:
     """Whether the "users" of the log are visits: nearly all of them short and over within a day."""
     return time.one_day >= 0.9 and summary.users.median <= 20
 
 
 def _split(summary: Summary) -> str:
     time, name = summary.time, suggested_split(summary)
+    if summary.users.largest < 2:
+        return "none yet: no user has a second event, so there is nothing to predict from what came before."
     if summary.users.largest < 3:
-        return "none yet: no user has the three events that training, validation and test need."
+        return "by_user: no user has the three events that leave_one_out needs. Test on users never trained on."
     if time is None:
         return (
             f"{name}: the log has an order but no timestamps, so only the last events of each history can be held "
@@ -173,7 +177,7 @@ def _drift(drift: Drift) -> str:
 def _warnings(summary: Summary) -> list[str]:
     time, found = summary.time, []
     if time is None:
-        found.append("The clock is order only: no figure of time, no temporal split, no recency.")
+        found.append("The clock is order only: no figure of time, no temporal split, no session, no age of an event.")
     elif time.tied >= 0.05:
         text = (
             f"{units.percent(time.tied)} of the events bear the same timestamp as another event of their user; their "

@@ -415,6 +415,11 @@ def test_verdict_of_an_order():
     assert "order only" in warnings
 
 
+def test_verdict_of_pairs():
+    topics, _ = findings(log([(user, user + place, START + user * DAY) for user in range(50) for place in range(2)]))
+    assert topics["Split"].startswith("by_user: ")
+
+
 def test_warnings():
     rows = [(user, place % 40, START + place // 2 * DAY) for user in range(150) for place in range(6)]
     rows += [(150, place % 40, START + place * DAY) for place in range(2000)] + rows[:60]
@@ -480,7 +485,9 @@ def test_report_is_whole_and_needs_no_network(tmp_path):
 
 def test_report_says_what_it_leaves_out_and_removes_what_is_stale(tmp_path):
     explore(full_log(), tmp_path)
-    path = explore(log([(user, place, None) for user in range(9) for place in range(2)], "order"), tmp_path)
+    path = explore(
+        log([(user, place, None) for user in range(9) for place in range(2)], "order"), tmp_path, SplitConfig()
+    )
     text = Page(path.read_text(encoding="utf-8")).text
     for words in ("the log has no scores", "only an order", "the log has no domains", "leaves no validation event"):
         assert words in text
