@@ -169,7 +169,7 @@ def test_ids_and_scores_come_back_as_they_went_in(tmp_path, kind, file_format, c
         assert [type(item) for item, _ in pairs] == [type(item) for item, _ in wanted]
         assert [np.float32(score) for _, score in pairs] == [np.float32(score) for _, score in wanted]
         assert all(isinstance(score, float) for _, score in pairs)
-    assert "warning: 2 of 3 users have fewer than 3 items left" in capsys.readouterr().out
+    assert "warning: 2 of 3 users get a list shorter than 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file_format", ["json", "jsonl", "parquet"])
@@ -229,6 +229,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, file_format):
 def test_lists_must_match_the_users(tmp_path):
     with pytest.raises(ValueError, match="3 lists for 4 users"):
         recommending.write(tmp_path / "x", "json", np.arange(4), Vocabulary(STRANGE, 7), [(TOKENS, SCORES)])
+    with pytest.raises(ValueError, match="more lists than the 2 users"):
+        recommending.write(tmp_path / "x", "json", np.arange(2), Vocabulary(STRANGE, 7), [(TOKENS, SCORES)])
     assert not list(tmp_path.iterdir())
 
 
@@ -325,6 +327,22 @@ def test_exported_ids_may_be_text(tmp_path):
     recommending.export_embeddings(model, histories, STRANGE[:2], tmp_path, PredictConfig())
     assert np.load(tmp_path / "item_ids.npy").tolist() == STRANGE.tolist()
     assert np.load(tmp_path / "client_ids.npy").tolist() == STRANGE[:2].tolist()
+
+
+def test_a_full_disk_leaves_the_old_vectors(world, tmp_path):
+    model, _, histories = world
+    (tmp_path / "client_ids.npy").write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, limits[1]))
+    try:
+        with pytest.raises(OSError, match="nothing was changed") as caught:
+            recommending.export_embeddings(
+                model, histories, np.arange(USERS), tmp_path, PredictConfig(embedding_dtype="float32")
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path) and str(caught.value).count("nothing was changed") == 1
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("client_ids.npy", "old")]
 
 
 @pytest.mark.parametrize(("value", "message"), [(7e4, "embedding_dtype=float32"), (np.nan, "diverged")])

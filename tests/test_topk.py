@@ -84,7 +84,7 @@ def test_equals_a_full_sort(seed, num, num_tokens, dim, k, ties, seen, some):
     assert_same(top_of_scores(scores, k), expected)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-40, 1e-6, 1.0, 1e6])
 def test_many_tiles_at_full_size(scale):
     rng = np.random.default_rng(1)
     queries = (rng.standard_normal((300, 16)) * scale).astype(np.float32)
@@ -143,3 +143,11 @@ def test_a_diverged_model_is_refused(value):
         top_k(queries, items, 2)
     with pytest.raises(DataError, match="diverged"), np.errstate(over="ignore", invalid="ignore"):
         top_of_scores(queries @ items.T, 2)
+
+
+def test_a_list_of_everything():
+    rng = np.random.default_rng(3)
+    queries, items = rng.standard_normal((30, 5), np.float32), rng.standard_normal((6_000, 5), np.float32)
+    tokens, scores = top_k(queries, items, 7_000)
+    assert_same((tokens, scores), top_of_scores(exact_scores(queries, items), 7_000))
+    assert (np.sort(tokens[:, :5997], axis=1) == np.arange(NUM_SPECIALS, 6_000)).all() and not tokens[:, 5997:].any()

@@ -187,10 +187,12 @@ def write(path: Path, file_format: str, users: np.ndarray, items: Vocabulary, ba
     """
     writer = _write_parquet if file_format == "parquet" else _write_json if file_format == "json" else _write_jsonl
     tally = _Tally(len(users))
-    with _whole(path) as temporary:
+    with _naming(path), artifacts.replacing(path) as temporary:
         writer(temporary, users, items, tally.checked(batches))
     if tally.short:
-        print(f"warning: {tally.short:,} of {len(users):,} users have fewer than {tally.k:,} items left; shorter lists")
+        print(
+            f"warning: {tally.short:,} of {len(users):,} users get a list shorter than {tally.k:,}: no more items left"
+        )
     return tally.written
 
 
@@ -208,6 +210,8 @@ class _Tally:
                 raise DataError("a recommendation's score is NaN or infinite; the model has diverged: train it again")
             lengths = np.count_nonzero(kept, axis=1)
             users = slice(self.written, self.written + len(tokens))
+            if users.stop > self.expected:
+                raise ValueError(f"more lists than the {self.expected} users")
             self.written, self.k = users.stop, tokens.shape[1]
             self.short += int(np.count_nonzero(lengths < self.k))
             yield users, lengths, tokens[kept] - NUM_SPECIALS, scores[kept].astype(np.float32)
@@ -292,10 +296,10 @@ def export_embeddings(
         OSError: a file cannot be written.
     """
     dtype = np.dtype(config.embedding_dtype)
-    with contextlib.ExitStack() as files:  # all four are in place, or none
+    with _naming(directory), contextlib.ExitStack() as files:  # all are whole before the first takes its place
 
         def place(name: str) -> Path:
-            return files.enter_context(_whole(directory / name))
+            return files.enter_context(artifacts.replacing(directory / name))
 
         np.save(place("client_ids.npy"), _plain(users), allow_pickle=False)
         _save_vectors(place("embeddings.npy"), len(users), model.vector_batches(histories, BATCH), dtype)
@@ -330,11 +334,10 @@ def _save_vectors(path: Path, count: int, batches: Iterable[np.ndarray], dtype: 
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """`artifacts.replacing`, whose errors name the file that was wanted instead of the temporary one."""
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system name what was wanted instead of a temporary file."""
     try:
-        with artifacts.replacing(path) as temporary:
-            yield temporary
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(error.errno or errno.EIO, f"{reason}; nothing was changed", str(path)) from error

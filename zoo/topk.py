@@ -23,6 +23,8 @@ BLOCK = 512  # queries of one thread's block; with TILE, a block of scores stays
 TILE = 2048
 PAIRS = 4096  # pairs whose exact products are made at once
 
+Flat = tuple[np.ndarray, np.ndarray, np.ndarray]  # (E,) rows of a block, columns ascending within a row, scores
+
 
 def top_of_scores(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `k` tokens of each row of a dense score matrix.
@@ -101,19 +103,21 @@ class InnerProductIndex:
             tokens (n, K) int32 and scores (n, K) float32 as `top_of_scores` gives them.
         """
         queries = np.ascontiguousarray(queries, np.float32)
+        norms, single = _norms(queries), np.finfo(np.float32)
         # A float32 product is wrong by at most `bound`, so the better of two items may look worse by twice that.
-        bound = (queries.shape[1] + 4) * 2.0**-24 * _norms(queries) * self.largest_norm
-        if not (bound < np.finfo(np.float32).max * 2.0**-24).all():
+        bound = (queries.shape[1] + 4) * (2.0**-24 * norms * self.largest_norm + single.tiny * (norms > 0))
+        if not (bound < single.max * 2.0**-24).all():
             raise DataError("a user's or item's vector is not finite; the model has diverged: train it again")
         tokens = np.full((len(queries), k), PAD, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        size = min(BLOCK, -(-len(queries) // threads)) or 1
+        tile = max(TILE, 4 * k)  # the first one must say well what is among the best
+        size = max(1, min(BLOCK * TILE // tile, -(-len(queries) // threads)))
 
         def fill(start: int) -> None:
             block = slice(start, min(start + size, len(queries)))
             hidden = self._hidden(exclude, block)
-            columns, scores[block] = _search(queries[block], self.items, k, 2 * bound[block], hidden)
+            columns, scores[block] = _search(queries[block], self.items, k, tile, 2 * bound[block], hidden)
             found = scores[block] > -np.inf
             tokens[block][found] = self.tokens[columns[found]]
 
@@ -133,11 +137,11 @@ class InnerProductIndex:
 
 
 def _search(
-    queries: np.ndarray, items: np.ndarray, k: int, margin: np.ndarray, hidden: tuple[np.ndarray, np.ndarray]
+    queries: np.ndarray, items: np.ndarray, k: int, tile: int, margin: np.ndarray, hidden: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Best columns and their scores, (b, K) each, for one block of queries; column 0 and -inf where there is none."""
-    size, tile = len(queries), max(TILE, 4 * k)
-    product = np.empty(size * tile, np.float32)
+    size = len(queries)
+    product = np.empty(size * min(tile, len(items)), np.float32)
     above = np.zeros(-(-product.size // 8) * 8, bool)
     floor = np.full(size, -np.inf, np.float32)  # what a score must exceed to be looked at again
     kept: Flat = (np.zeros(0, np.int16), np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -164,9 +168,6 @@ def _search(
     return _settled(kept, queries, items, k)
 
 
-Flat = tuple[np.ndarray, np.ndarray, np.ndarray]  # (E,) rows ascending, columns ascending within a row, scores
-
-
 def _floor(scores: np.ndarray, k: int, margin: np.ndarray) -> np.ndarray:
     """(b,) the k-th best of each row less the margin; -inf where there are fewer."""
     if scores.shape[1] < k:
@@ -176,9 +177,9 @@ def _floor(scores: np.ndarray, k: int, margin: np.ndarray) -> np.ndarray:
 
 def _above(scores: np.ndarray, floor: np.ndarray, above: np.ndarray) -> np.ndarray:
     """(E,) flat positions of the scores above their row's floor. They are few: eight are looked at at once."""
-    above[scores.size : -(-scores.size // 8) * 8] = False
-    np.greater(scores, floor[:, None], out=above[: scores.size].reshape(scores.shape))
-    eights = above[: -(-scores.size // 8) * 8]
+    eights = above[: -(-scores.size // 8) * 8]  # `above` is scratch
+    eights[scores.size :] = False
+    np.greater(scores, floor[:, None], out=eights[: scores.size].reshape(scores.shape))
     word = np.flatnonzero(eights.view(np.uint64) != 0)
     which, byte = np.nonzero(eights.reshape(-1, 8)[word])
     return word[which] * 8 + byte
