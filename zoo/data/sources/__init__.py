@@ -46,9 +46,6 @@ def load(data: DataConfig, sample: SampleConfig | None = None, seed: int = 0) ->
             raise DataError(f"{place}: no permission to read it; ask its owner or use chmod") from None
         except OSError as error:
             raise DataError(f"{error.filename or data.path}: cannot be read ({error.strerror or error})") from None
-    for side, count in (("user", dataset.num_users), ("item", dataset.num_items)):
-        if count < 2:
-            raise DataError(f"{dataset.name}: only {count} {side}; wanted at least two to recommend anything")
     seconds = time.perf_counter() - start
     if seconds > _SLOW:
         print(f"{dataset.name}: {len(dataset.events):,} events in {seconds:.1f} s", file=sys.stderr)

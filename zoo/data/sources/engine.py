@@ -51,7 +51,8 @@ def collect(
         sql: a SELECT of `user` and `item` and, where there are any, `timestamp`, `score`, `action`, `domain` and
             `price`, with the rows in the order of the file. Ids are integers, floats or text; times any form that
             `timestamps.to_milliseconds` reads. A row without a user or an item is dropped and counted in a note; a
-            row without an action or a domain has the label `missing`; a price may be missing, a score may not.
+            row without an action or a domain has the label `missing`; a price may be missing, a score only in a log
+            with actions, where a view has none.
         name: what messages and reports call the data.
         clock: whether timestamps of different users compare; `order` where there is no timestamp.
         users, items: features: SQL, a frame or an Arrow table whose column `user` / `item`, or else whose first
@@ -82,7 +83,7 @@ def collect(
             said += more
         for column in ("score", "price"):
             if column in kinds:
-                columns[column] = _number(connection, column, name, may_miss=column == "price")
+                columns[column] = _number(connection, column, name, may_miss=column == "price" or "action" in kinds)
         for column in ("action", "domain"):
             if column in kinds:
                 labels[column] = _code_labels(connection, column, name)
