@@ -28,7 +28,7 @@ class FeatureEncoder(keras.layers.Layer):
         self.dim = dim
         self.projection = keras.layers.Dense(dim, use_bias=False, name="numbers") if features.numbers.shape[1] else None
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Any) -> None:
         """Creates the tables."""
         self.bags = self.add_weight(
             shape=self.features.bags.shape, dtype="int32", trainable=False, initializer="zeros", name="bags"
@@ -40,7 +40,6 @@ class FeatureEncoder(keras.layers.Layer):
                 shape=self.features.numbers.shape, trainable=False, initializer="zeros", name="number_table"
             )
             self.numbers.assign(self.features.numbers)
-            self.projection.build((None, self.features.numbers.shape[1]))
 
     def call(self, tokens: Any) -> Any:
         bags = ops.take(self.bags, tokens, axis=0)  # (..., M)

@@ -30,7 +30,7 @@ class RecencyPooling(keras.layers.Layer):
         self.max_length = max_length
         self.attention = attention
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, events_shape: Any, lengths_shape: Any) -> None:
         """Creates the weights: head h starts as a decay (rank + 1)^-(h + 1) / 2."""
         rank = np.arange(1, self.max_length + 1)[:, None]
         decay = -np.log(rank) * (np.arange(self.num_heads) + 1) / 2  # (L, H)
@@ -39,7 +39,7 @@ class RecencyPooling(keras.layers.Layer):
             shape=(self.max_length, self.num_heads), initializer=lambda *_, **__: start, name="weight_by_rank"
         )
         if self.attention:
-            self.query = self.add_weight(shape=(input_shape[-1], self.num_heads), initializer="zeros", name="query")
+            self.query = self.add_weight(shape=(events_shape[-1], self.num_heads), initializer="zeros", name="query")
 
     def call(self, events: Any, lengths: Any) -> Any:
         rank = lengths[:, None] - 1 - ops.arange(self.max_length, dtype="int32")[None, :]  # (B, L), < 0 on padding

@@ -5,14 +5,14 @@ Legend: B batch, P positives of a batch, N negatives, C candidates for a negativ
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import keras
-import numpy as np
 from keras import ops
 from pydantic import Field, model_validator
 
-from config import ModelConfig, RunConfig, TrainConfig
+from config import ConfigError, ModelConfig, RunConfig, TrainConfig
 from zoo import losses
 from zoo.data.catalogue import Catalogue
 from zoo.data.loaders import PairLoader
@@ -44,7 +44,7 @@ class TwoTowerConfig(ModelConfig):
     hidden_units: tuple[int, ...] = Field((), description="ReLU layers of each tower")
     num_crosses: int = Field(0, ge=0, description="FeatureCross layers of each tower; needs keras_rs")
     dropout: float = Field(0.1, ge=0, lt=1)
-    id_dropout: float = Field(0.1, ge=0, lt=1, description="ids hidden in training, so that features must speak")
+    part_dropout: float = Field(0.1, ge=0, lt=1, description="id, features or history hidden in training")
     # The pairs.
     negative_share: float = Field(0.5, ge=0, lt=1, description="share of negatives among the pairs of a batch")
     popularity_power: float = Field(0.0, ge=0, description="negatives drawn as popularity^power; 0: uniform")
@@ -59,9 +59,11 @@ class TwoTowerConfig(ModelConfig):
         return self.loss in ("sampled_softmax", "bpr", "bce", "mse")
 
     @model_validator(mode="after")
-    def _has_negatives(self) -> TwoTowerConfig:
+    def _consistent(self) -> TwoTowerConfig:
         if self.loss in ("sampled_softmax", "bpr") and self.negative_share == 0:
-            raise ValueError(f"loss={self.loss} compares with negatives; negative_share must be above 0")
+            raise ValueError(f"loss={self.loss} compares with negatives: negative_share must be above 0")
+        if self.hard_pool > 1 and self.loss not in ("bpr", "bce", "mse"):
+            raise ValueError(f"loss={self.loss} takes no hard negatives: hard_pool must be 1")
         return self
 
 
@@ -81,7 +83,7 @@ class TwoTower(Recommender):
       * every event is seen once an epoch (events were drawn with replacement);
       * temperature and popularity bias are learned (the cosine could not leave [-1, 1]);
       * the parts of a tower are summed and the network stands beside the sum (it replaced it), so that untrained ids
-        are exactly neutral, and ids are hidden at random in training;
+        are exactly neutral, and parts are hidden at random in training;
       * history, in-batch and full softmax, and BPR are additions.
 
     References:
@@ -107,60 +109,35 @@ class TwoTower(Recommender):
             self.user_features = FeatureEncoder(catalogue.user_features, dim, name="user_features")
         if config.use_features and catalogue.item_features is not None:
             self.item_features = FeatureEncoder(catalogue.item_features, dim, name="item_features")
-        # An id is hidden in training only where something else remains to tell who it is.
-        hidden_user = config.id_dropout if self.user_features or self.pooling else 0.0
-        hidden_item = config.id_dropout if self.item_features else 0.0
-        self.user_id = IdEmbedding(users.trained_size, dim, hidden_user, name="user_id") if config.user_id else None
-        self.item_id = IdEmbedding(items.trained_size, dim, hidden_item, name="item_id")
+        if not (config.user_id or self.user_features or self.pooling):
+            raise ConfigError(
+                "model.user_id=false: nothing else tells users apart; set model.max_length or add features"
+            )
+        self.user_id = IdEmbedding(users.trained_size, dim, name="user_id") if config.user_id else None
+        self.item_id = IdEmbedding(items.trained_size, dim, name="item_id")
+        network = (config.hidden_units, config.num_crosses, config.dropout, config.part_dropout)
+        self.user_tower, self.item_tower = Tower(*network, name="user_tower"), Tower(*network, name="item_tower")
         self.bias_id = self.bias_features = None
         if config.item_bias:
-            self.bias_id = IdEmbedding(items.trained_size, 1, hidden_item, initializer="zeros", name="bias_id")
+            self.bias_id = IdEmbedding(items.trained_size, 1, initializer="zeros", name="bias_id")
+            self.bias_tower = Tower(part_dropout=config.part_dropout, name="bias_tower")
             if self.item_features is not None:
                 self.bias_features = keras.layers.Dense(1, use_bias=False, name="bias_features")
-        self.user_tower = Tower(config.hidden_units, config.num_crosses, config.dropout, name="user_tower")
-        self.item_tower = Tower(config.hidden_units, config.num_crosses, config.dropout, name="item_tower")
         self.drop = keras.layers.Dropout(config.dropout)
-        self.build()
-
-    def build(self, input_shape: Any = None) -> None:
-        """Creates all weights."""
-        dim = (None, self.config.embedding_dim)
-        for layer in (
-            self.item_id,
-            self.user_id,
-            self.history_id,
-            self.user_features,
-            self.item_features,
-            self.bias_id,
-        ):
-            if layer is not None:
-                layer.build(None)
-        if self.pooling is not None:
-            self.pooling.build((None, self.config.max_length, self.config.embedding_dim))
-            self.history_projection.build((None, self.config.num_heads * self.config.embedding_dim))
-        if self.bias_features is not None:
-            self.bias_features.build(dim)
-        self.user_tower.build(
-            [dim] * len([p for p in (self.user_id, self.user_features, self.pooling) if p is not None])
-        )
-        self.item_tower.build([dim] * len([p for p in (self.item_id, self.item_features) if p is not None]))
-        if self.config.similarity == "cosine":
-            self.log_temperature = self.add_weight(
-                shape=(),
-                initializer=keras.initializers.Constant(float(np.log(self.config.temperature))),
-                name="log_temperature",
-            )
-        self.built = True
+        if config.similarity == "cosine":
+            start = keras.initializers.Constant(math.log(config.temperature))
+            self.log_temperature = self.add_weight(shape=(), initializer=start, name="log_temperature")
+        self.build_weights()
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """(B, D or D + 1) user vectors."""
         parts = []
         if self.user_id is not None:
-            parts.append(self.user_id(inputs["user"], training=training))
+            parts.append(self.user_id(inputs["user"]))
         if self.user_features is not None:
             parts.append(self.user_features(inputs["user"]))
         if self.pooling is not None:
-            events = (self.history_id or self.item_id)(inputs["history"], training=training)
+            events = (self.history_id or self.item_id)(inputs["history"])
             events = self.drop(events, training=training)
             parts.append(self.history_projection(self.pooling(events, inputs["length"])))
         vectors = self.user_tower(parts, training=training)
@@ -179,17 +156,17 @@ class TwoTower(Recommender):
         """(..., D or D + 1) item vectors of `tokens` of any shape."""
         shape = ops.shape(tokens)
         tokens = ops.reshape(tokens, (-1,))
-        parts = [self.item_id(tokens, training=training)]
+        parts = [self.item_id(tokens)]
         if self.item_features is not None:
             parts.append(self.item_features(tokens))
         vectors = self.item_tower(parts, training=training)
         if self.config.similarity == "cosine":
             vectors = l2_normalize(vectors)
         if self.bias_id is not None:
-            bias = self.bias_id(tokens, training=training)
+            biases = [self.bias_id(tokens)]
             if self.bias_features is not None:
-                bias = bias + self.bias_features(parts[1])
-            vectors = ops.concatenate([vectors, bias], axis=1)
+                biases.append(self.bias_features(parts[1]))
+            vectors = ops.concatenate([vectors, self.bias_tower(biases, training=training)], axis=1)
         return ops.reshape(vectors, (*shape, vectors.shape[-1]))
 
     def item_embeddings(self) -> Any:
@@ -197,39 +174,48 @@ class TwoTower(Recommender):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         users, loss = y_pred, self.config.loss
+        liked = y * sample_weight  # a softmax or a pair knows no degrees: how much an event says is its weight
         if loss == "softmax":
-            trained = ops.arange(self.catalogue.items.trained_size, dtype="int32")
+            trained = ops.arange(self.catalogue.items.trained_size, dtype="int32")  # the others have no positive
             table = self.encode_items(trained, training=training)
-            return losses.softmax_cross_entropy(users, table, x["item"], y * sample_weight)
+            return losses.softmax_cross_entropy(users, table, x["item"], liked)
         items = self.encode_items(x["item"], training=training)  # (P, D)
         if loss == "in_batch":
-            scores = ops.matmul(users, ops.transpose(items))
-            return losses.in_batch_softmax(scores, x["item"], x["log_q"], y * sample_weight, x.get("known"))
-        negatives = self.encode_items(x["negatives"], training=training)  # (N, C, D)
-        positive = ops.sum(users * items, axis=-1)  # (P,)
+            scores = ops.cast(ops.matmul(users, ops.transpose(items)), "float32")
+            return losses.in_batch_softmax(scores, x["item"], x["log_q"], liked, x.get("known"))
+        positive = ops.cast(ops.sum(users * items, axis=-1), "float32")  # (P,)
         if loss == "sampled_softmax":
-            tokens = x["negatives"][:, 0]
-            excluded = ops.equal(x["item"][:, None], tokens[None, :])
-            if "known" in x:
-                excluded = ops.logical_or(excluded, x["known"])
-            scores = ops.matmul(users, ops.transpose(negatives[:, 0]))  # (P, N)
+            negatives = self.encode_items(x["negatives"][:, 0], training=training)  # (N, D), shared by all rows
+            scores = ops.cast(ops.matmul(users, ops.transpose(negatives)), "float32")
+            excluded = ops.equal(x["item"][:, None], x["negatives"][None, :, 0])
+            excluded = ops.logical_or(excluded, x["known"]) if "known" in x else excluded
             log_q = x["negatives_log_q"][:, 0]
-            return losses.sampled_softmax(positive, scores, x["log_q"], log_q, y * sample_weight, excluded)
-        rows = ops.arange(ops.shape(negatives)[0], dtype="int32")
-        owner = rows % ops.shape(positive)[0]  # (N,) the positive that each negative was drawn for
-        absent = ops.equal(x["negatives"], PAD)
-        scores = ops.sum(ops.take(users, owner, axis=0)[:, None] * negatives, axis=-1)  # (N, C)
-        negative = ops.max(ops.where(absent, losses.NEVER, scores), axis=1)  # (N,) the hardest of each pool
-        weight = ops.where(ops.all(absent, axis=1), 0.0, ops.take(sample_weight, owner))
-        negative = ops.where(ops.all(absent, axis=1), 0.0, negative)
+            return losses.sampled_softmax(positive, scores, x["log_q"], log_q, liked, excluded)
+        if "negatives" not in x:
+            return (losses.bce if loss == "bce" else losses.mse)(positive, y, sample_weight)
+        negative, owner, exists = self._hardest_negatives(users, x["negatives"], training)
+        weight = ops.take(sample_weight, owner) * exists
         if loss == "bpr":
             return losses.bpr(ops.take(positive, owner), negative, weight * ops.take(y, owner))
-        pointwise = losses.bce if loss == "bce" else losses.mse
-        return pointwise(
+        return (losses.bce if loss == "bce" else losses.mse)(
             ops.concatenate([positive, negative]),
             ops.concatenate([y, ops.zeros_like(negative)]),
             ops.concatenate([sample_weight, weight]),
         )
+
+    def _hardest_negatives(self, users: Any, pools: Any, training: bool) -> tuple[Any, Any, Any]:
+        """Of each pool of candidates (N, C), the one that scores highest for the user it was drawn for.
+
+        Returns:
+            its score (N,), the row in `users` (N,), and 1.0 where there is one (N,): a pool of padding has none.
+        """
+        vectors = self.encode_items(pools, training=training)  # (N, C, D)
+        owner = ops.arange(ops.shape(pools)[0], dtype="int32") % ops.shape(users)[0]
+        scores = ops.cast(ops.sum(ops.take(users, owner, axis=0)[:, None] * vectors, axis=-1), "float32")
+        real = ops.not_equal(pools, PAD)
+        exists = ops.any(real, axis=1)
+        hardest = ops.max(ops.where(real, scores, losses.NEVER), axis=1)
+        return ops.where(exists, hardest, 0.0), owner, ops.cast(exists, "float32")
 
 
 def _recipe(train: dict[str, Any], **model: Any) -> RunConfig:

@@ -1,0 +1,175 @@
+"""Layers against NumPy: padding, untrained tokens, features, recency pooling, towers."""
+
+import builtins
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from config import ConfigError
+from zoo import backends
+from zoo.data.features import FeatureTable
+from zoo.layers.embedding import IdEmbedding
+from zoo.layers.features import FeatureEncoder
+from zoo.layers.pooling import RecencyPooling
+from zoo.layers.tower import Tower, l2_normalize
+
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def tensor(array):
+    return keras.ops.convert_to_tensor(array)
+
+
+def array(value):
+    return keras.ops.convert_to_numpy(value)
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(array(actual), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ids_are_rows_and_untrained_ones_are_zero():
+    layer = IdEmbedding(6, 4)
+    tokens = np.array([[0, 1, 2], [3, 5, 6], [4, 100, 3]], np.int32)
+    vectors = array(layer(tensor(tokens)))
+    table = array(layer.table)
+    expected = np.where(((tokens >= 3) & (tokens < 6))[..., None], table[np.minimum(tokens, 5)], 0)
+    np.testing.assert_array_equal(vectors, expected)
+
+
+def test_gradients_of_a_repeated_id_are_summed_and_dense():
+    layer = IdEmbedding(6, 2)
+    tokens = tensor(np.array([3, 4, 3, 0, 9], np.int32))
+    layer(tokens)
+    (gradient,) = backends.gradients(lambda: keras.ops.sum(layer(tokens)), layer.trainable_variables)
+    expected = np.zeros((6, 2))
+    expected[3], expected[4] = 2, 1
+    np.testing.assert_array_equal(np.asarray(array(gradient)), expected)
+
+
+@pytest.fixture
+def features():
+    bags = np.array([[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 2, 3], [0, 0, 0]], np.int32)
+    return FeatureTable(bags, ("", "a=x", "b=y", "b=z"), normal(6, 2) * (np.arange(6) > 2)[:, None], ("n", "m"))
+
+
+def test_features_are_the_mean_of_a_bag_and_a_projection_of_numbers(features):
+    layer = FeatureEncoder(features, 5)
+    tokens = np.array([2, 3, 4, 5], np.int32)
+    vectors = array(layer(tensor(tokens)))
+    values, kernel = array(layer.values), array(layer.projection.kernel)
+    for row, token in enumerate(tokens):
+        bag = [value for value in features.bags[token] if value]
+        expected = np.mean(values[bag], axis=0) if bag else np.zeros(5)
+        np.testing.assert_allclose(vectors[row], expected + features.numbers[token] @ kernel, rtol=1e-5, atol=1e-6)
+    assert not vectors[0].any(), "a token without features is neutral"
+    assert {v.path.rsplit("/", 1)[-1] for v in layer.non_trainable_variables} == {"bags", "number_table"}
+
+
+def test_features_without_numbers(features):
+    layer = FeatureEncoder(FeatureTable(features.bags, features.names, np.zeros((6, 0), np.float32), ()), 5)
+    assert array(layer(tensor(np.array([[3, 4]], np.int32)))).shape == (1, 2, 5)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_pooling_against_a_loop(attention):
+    heads, length, dim = 3, 5, 4
+    layer = RecencyPooling(heads, length, attention)
+    events, lengths = normal(4, length, dim), np.array([5, 2, 1, 0], np.int32)
+    layer(tensor(events), tensor(lengths))
+    layer.by_rank.assign(normal(length, heads))
+    if attention:
+        layer.query.assign(normal(dim, heads))
+    pooled = array(layer(tensor(events), tensor(lengths))).reshape(4, heads, dim)
+    by_rank = array(layer.by_rank)
+    for row, count in enumerate(lengths):
+        for head in range(heads):
+            weights = np.array([by_rank[count - 1 - place, head] for place in range(count)])
+            if attention and count:
+                weights = softmax(weights + events[row, :count] @ array(layer.query)[:, head] / np.sqrt(dim))
+            expected = weights @ events[row, :count] if count else np.zeros(dim)
+            np.testing.assert_allclose(pooled[row, head], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_pooling_ignores_what_lies_in_the_padding(attention):
+    layer = RecencyPooling(2, 4, attention)
+    events, lengths = normal(3, 4, 2), tensor(np.array([1, 3, 0], np.int32))
+    other = events.copy()
+    other[0, 1:], other[1, 3:], other[2] = 1e6, -1e6, 1e6
+    close(layer(tensor(events), lengths), array(layer(tensor(other), lengths)))
+
+
+def test_pooling_starts_with_more_weight_on_recent_events():
+    layer = RecencyPooling(2, 6)
+    layer(tensor(normal(1, 6, 3)), tensor(np.array([6], np.int32)))
+    assert (np.diff(array(layer.by_rank), axis=0) < 0).all()
+
+
+def test_tower_without_a_network_is_the_sum():
+    parts = [normal(3, 4), normal(3, 4)]
+    close(Tower()([tensor(part) for part in parts]), parts[0] + parts[1])
+
+
+def test_tower_with_a_network():
+    parts = [normal(3, 4), normal(3, 4)]
+    tower = Tower((8,))
+    result = tower([tensor(part) for part in parts])
+    (kernel, bias), (out, out_bias) = [
+        (array(layer.kernel), array(layer.bias)) for layer in (tower.hidden[0], tower.output_layer)
+    ]
+    hidden = np.maximum(np.concatenate(parts, 1) @ kernel + bias, 0)
+    np.testing.assert_allclose(array(result), sum(parts) + hidden @ out + out_bias, rtol=1e-4, atol=1e-5)
+
+
+def test_hidden_parts_are_missing_ones_in_training_only():
+    tower = Tower(part_dropout=0.3)
+    parts = [tensor(np.full((1000, 2), value, np.float32)) for value in (1.0, 10.0)]
+    assert (array(tower(parts)) == 11).all()
+    seen = array(tower(parts, training=True))
+    assert (seen[:, 0] == seen[:, 1]).all()
+    for value, probability in ((0, 0.09), (1, 0.21), (10, 0.21), (11, 0.49)):
+        assert abs((seen[:, 0] == value).mean() - probability) < 0.06
+    assert (array(tower(parts[:1], training=True)) == 1).all(), "the only part is never hidden"
+
+
+def test_crosses():
+    pytest.importorskip("keras_rs")
+    parts = [normal(3, 2), normal(3, 2)]
+    tower = Tower((), num_crosses=1)
+    result = array(tower([tensor(part) for part in parts]))
+    x = np.concatenate(parts, 1)
+    kernel, bias = (array(v) for v in tower.crosses[0].trainable_variables)
+    crossed = x * (x @ kernel + bias) + x
+    out, out_bias = array(tower.output_layer.kernel), array(tower.output_layer.bias)
+    np.testing.assert_allclose(result, sum(parts) + crossed @ out + out_bias, rtol=1e-4, atol=1e-5)
+
+
+def test_crosses_without_keras_rs_say_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "keras_rs":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=r"num_crosses.*pip install"):
+        Tower((), num_crosses=1)
+
+
+def test_l2_normalize():
+    vectors = normal(5, 3)
+    close(l2_normalize(tensor(vectors)), vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def test_l2_normalize_has_a_finite_gradient_at_zero():
+    zero = keras.Variable(np.zeros((2, 3), np.float32))
+    (gradient,) = backends.gradients(lambda: keras.ops.sum(l2_normalize(keras.ops.convert_to_tensor(zero))), [zero])
+    assert np.isfinite(array(gradient)).all()
