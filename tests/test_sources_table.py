@@ -501,8 +501,9 @@ def test_bad_files(tmp_path, name, content, said):
 @pytest.mark.parametrize(
     "column, values, said",
     [
-        ("user", [1, "a"], "row 2: column 'user' holds 'a' (str) after 1 (int)"),
-        ("item", ["a", None, 2.5], "row 3: column 'item' holds 2.5 (float) after 'a' (str)"),
+        ("user", [1, "a"], "row 2: 'a' is a str and 1 a int; column 'user' must be of one type"),
+        ("item", ["a", None, 2.5], "row 3: 2.5 is a float and 'a' a str; column 'item' must"),
+        ("note", [object(), object()], "frame: no table can hold a object; column 'note' must"),
         ("user", [True, False], "user ids are of the type BOOLEAN"),
         ("item", pd.to_datetime(["2020-01-01", "2020-01-02"]), "item ids are of the type TIMESTAMP"),
         ("score", [1.0, np.inf], "row 2: score is 'inf'"),

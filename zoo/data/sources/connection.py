@@ -182,13 +182,17 @@ def arrow(rows: pd.DataFrame | pa.Table, name: str) -> pa.Table:
     for column, values in rows.items():
         try:
             columns[str(column)] = pa.array(values, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            known = [
-                (row, value) for row, value in enumerate(values) if not pd.api.types.is_scalar(value) or pd.notna(value)
-            ]
-            row, value = next(((r, v) for r, v in known if type(v) is not type(known[0][1])), known[0])
-            raise DataError(
-                f"{name}, row {row + 1:,}: column {str(column)!r} holds {value!r} ({type(value).__name__}) after "
-                f"{known[0][1]!r} ({type(known[0][1]).__name__}); write all of one type"
-            ) from None
+        except pa.ArrowException:
+            raise DataError(f"{name}{_odd_one(values)}; column {str(column)!r} must be of one type") from None
     return pa.table(columns)
+
+
+def _odd_one(values: pd.Series) -> str:
+    """The first value whose type is not that of the first one, with its row."""
+    present = values[values.notna()]
+    types = present.map(type)
+    odd = np.flatnonzero(types != types.iloc[0])
+    if not len(odd):
+        return f": no table can hold a {types.iloc[0].__name__}"
+    row, first, value = np.flatnonzero(values.notna())[odd[0]], present.iloc[0], present.iloc[odd[0]]
+    return f", row {row + 1:,}: {value!r} is a {type(value).__name__} and {first!r} a {type(first).__name__}"

@@ -81,8 +81,9 @@ def from_frames(
 ) -> Dataset:
     """The Dataset of frames: see `Dataset.from_frame`."""
     connection = connect()
-    connection.register("frame", arrow(events, name))
-    roles = recognise(list(events.columns if isinstance(events, pd.DataFrame) else events.column_names), columns, name)
+    table = arrow(events, name)
+    connection.register("frame", table)
+    roles = recognise(table.column_names, columns, name)
     selected = ", ".join(f"{quoted(column)} AS {quoted(role)}" for role, column in roles.items())
     return engine.collect(connection, f"SELECT {selected} FROM frame", name=name, clock=clock, users=users, items=items)
 
