@@ -22,11 +22,13 @@ def clean(dataset: Dataset, config: DataConfig) -> Dataset:
     """What `config` keeps of `dataset`; its order stays.
 
     Raises:
-        DataError: a step leaves nothing (the message names it), an infinite score, or a log without what a step reads.
+        DataError: a step leaves nothing (the message names it), all of them leave a single user or item, an infinite
+            score, or a log without what a step reads.
         ConfigError: an action that the log does not have, a date or a weight that is none.
     """
     if not len(dataset.events):
         raise DataError(f"{dataset.name}: no events; nothing to clean or to learn from")
+    read = dataset
     if config.actions is not None:
         dataset = keep_actions(dataset, config.actions)
     if config.since is not None or config.until is not None:
@@ -41,6 +43,10 @@ def clean(dataset: Dataset, config: DataConfig) -> Dataset:
         dataset = keep_core(dataset, config.min_user_events, config.min_item_events)
     if config.action_weights:
         dataset = weigh_actions(dataset, config.action_weights)
+    for side, count in (("user", dataset.num_users), ("item", dataset.num_items)):
+        if count < 2:
+            left = "" if dataset is read else f" left ({dataset.notes[-1]})"
+            raise DataError(f"{dataset.name}: only {count} {side}{left}; wanted at least two to recommend anything")
     return dataset
 
 
@@ -78,9 +84,10 @@ def keep_scores(dataset: Dataset, min_score: float) -> Dataset:
         )
     if np.isinf(score).any():
         row = int(np.flatnonzero(np.isinf(score))[0])
-        user, item = dataset.events.user[row], dataset.events.item[row]
+        (user,) = dataset.users.ids[dataset.events.user[[row]]].tolist()
+        (item,) = dataset.items.ids[dataset.events.item[[row]]].tolist()
         raise DataError(
-            f"{dataset.name}: the score of user {dataset.users.ids[user]!r} and item {dataset.items.ids[item]!r} is "
+            f"{dataset.name}: the score of user {user!r} and item {item!r} is "
             f"{score[row]}, wanted a finite number; mend the file or drop the row with data.query"
         )
     missing = np.isnan(score)
@@ -134,8 +141,8 @@ def weigh_actions(dataset: Dataset, weights: dict[str, float]) -> Dataset:
     codes = _action_codes(dataset, weights, "data.action_weights")
     table = np.ones(len(dataset.labels["action"]), np.float32)
     for (action, weight), code in zip(weights.items(), codes, strict=True):
-        if not (np.isfinite(weight) and weight >= 0):
-            raise ConfigError(f"data.action_weights: {action}={weight}, wanted a finite number of at least 0")
+        if weight < 0:
+            raise ConfigError(f"data.action_weights: {action}={weight:g}, wanted a number of at least 0")
         table[code] = weight
     column = table[dataset.events.columns["action"]]
     if not column.any():

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from config import ConfigError, SplitConfig
+from zoo.data import dates
 from zoo.data.dataset import DataError, Dataset, Events
 
 Part = Literal["validation", "test"]
@@ -130,8 +130,8 @@ def temporal(dataset: Dataset, config: SplitConfig) -> Split:
         )
     shares = (1 - 2 * config.fraction, 1 - config.fraction)
     defaults = np.quantile(time, shares, method="lower") if len(time) else (0, 0)
-    dates = [
-        _milliseconds(date, name) if date else int(default)
+    cuts = [
+        dates.to_milliseconds(date, name) if date else int(default)
         for date, name, default in zip(
             (config.validation_from, config.test_from),
             ("split.validation_from", "split.test_from"),
@@ -139,17 +139,16 @@ def temporal(dataset: Dataset, config: SplitConfig) -> Split:
             strict=True,
         )
     ]
-    if dates[0] >= dates[1] and not config.validation_from and not config.test_from:
+    if cuts[0] >= cuts[1] and not config.validation_from and not config.test_from:
         raise DataError(
-            f"{dataset.name}: too many events at {_date(dates[0])} to cut a temporal split at quantiles; give "
+            f"{dataset.name}: too many events at {dates.to_text(cuts[0])} to cut a temporal split at quantiles; give "
             "split.validation_from and split.test_from, or use split.strategy=leave_one_out"
         )
-    if dates[0] >= dates[1]:
-        raise ConfigError(
-            f"split.validation_from ({_date(dates[0])}) must lie before split.test_from ({_date(dates[1])})"
-        )
-    part = np.where(time < dates[0], TRAIN, np.where(time < dates[1], VALIDATION, TEST)).astype(np.int8)
-    notes = [f"validation from {_date(dates[0])}, test from {_date(dates[1])}"]
+    if cuts[0] >= cuts[1]:
+        early, late = (dates.to_text(cut) for cut in cuts)
+        raise ConfigError(f"split.validation_from ({early}) must lie before split.test_from ({late})")
+    part = np.where(time < cuts[0], TRAIN, np.where(time < cuts[1], VALIDATION, TEST)).astype(np.int8)
+    notes = [f"validation from {dates.to_text(cuts[0])}, test from {dates.to_text(cuts[1])}"]
     for name, known in (("validation", (TRAIN,)), ("test", (TRAIN, VALIDATION))):
         target = part == TARGET[name]
         seen_before = np.zeros(len(dataset.users), bool)
@@ -181,16 +180,3 @@ def by_user(dataset: Dataset, fraction: float, seed: int) -> Split:
         part[mine] = context
         part[mine & last] = target
     return Split(dataset, part, "by_user", (f"{size:,} users validate and {size:,} test; none of them is trained on",))
-
-
-def _milliseconds(date: str, name: str) -> int:
-    try:
-        stamp = pd.Timestamp(date)
-    except (ValueError, TypeError):
-        raise ConfigError(f"{name}={date!r}: not a date; write 2024-01-31 or 2024-01-31T12:00") from None
-    stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp
-    return int(stamp.timestamp() * 1000)
-
-
-def _date(milliseconds: int) -> str:
-    return pd.Timestamp(int(milliseconds), unit="ms").strftime("%Y-%m-%d %H:%M:%S")
