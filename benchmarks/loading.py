@@ -3,8 +3,9 @@
     python -m benchmarks.loading [EVENTS] [integers|text]
 
 Makes the file in a temporary folder, then goes the way of a run in processes of their own: `read` finds an empty cache
-(large logs are put into it), `cached` finds the memory-mapped arrays of the first. Seconds and memory are those since
-the start of the process; the peak is that of resident memory, which counts memory-mapped pages that are in use.
+(large logs are put into it), `cached` finds the memory-mapped arrays of the first. Seconds (on the clock, and of all
+cores together) and memory are those since the start of the process; the peak is that of resident memory, which counts
+memory-mapped pages that are in use.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from config import DataConfig, RunConfig, SplitConfig
 
 EVENTS_OF_A_USER = 50
 ITEMS = 100_000
+NUMBERS = ("seconds", "cpu_seconds", "peak_gib")
 
 
 def make(path: Path, events: int, ids: str) -> None:
@@ -46,8 +48,10 @@ def measure(path: str, cache_dir: str) -> list[dict]:
     started = time.perf_counter()
 
     def after(step: str) -> None:
+        seconds, cpu = time.perf_counter() - started, time.process_time()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        steps.append({"step": step, "seconds": round(time.perf_counter() - started, 1), "peak_gib": round(peak, 2)})
+        numbers = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_gib": round(peak, 2)}
+        steps.append({"step": step, **numbers})
 
     from zoo.data import loaders, sources, splits
     from zoo.data.catalogue import prepare
@@ -86,10 +90,10 @@ def main() -> None:
             output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             results[state] = json.loads(output.splitlines()[-1])
     print(f"{events:,} events, {ids} ids, {results['parquet_mib']:,} MiB of Parquet")
-    print(f"{'':24}{'read':>10}{'peak GiB':>10}{'cached':>10}{'peak GiB':>10}")
+    print(f"{'':24}" + 2 * f"{'seconds':>10}{'cpu':>8}{'peak GiB':>10}")
     for first, second in zip(results["read"], results["cached"], strict=True):
-        row = [first["seconds"], first["peak_gib"], second["seconds"], second["peak_gib"]]
-        print(f"{first['step']:24}" + "".join(f"{value:>10}" for value in row))
+        row = [first[key] for key in NUMBERS] + [second[key] for key in NUMBERS]
+        print(f"{first['step']:24}" + "{:>10}{:>8}{:>10}{:>10}{:>8}{:>10}".format(*row))
     write_record(f"loading_{events}_{ids}", results, ("duckdb", "numpy", "keras"))
 
 
