@@ -181,10 +181,11 @@ def table(summary: Summary) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("Items", units.count(items.size)),
                 ("Events", units.count(summary.events)),
                 ("Density (events per user × item)", units.percent(summary.density)),
-                ("Exact duplicates", units.count(summary.duplicates)),
             ],
         )
     ]
+    if time is not None:
+        groups[0][1].append(("Exact duplicates (same time too)", units.count(summary.duplicates)))
     for noun, spread, enough in (("user", users, 3), ("item", items, 5)):
         rows = [
             ("Mean", f"{spread.mean:,.1f}"),
