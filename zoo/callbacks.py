@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import importlib
 import math
 import time
 from pathlib import Path
@@ -212,6 +213,60 @@ def _duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes the row of every epoch for TensorBoard; needs its package, and no TensorFlow."""
+
+    def __init__(self, progress: Progress, directory: Path):
+        super().__init__()
+        self.progress = progress
+        self.writer = _installed("tensorboard.summary", "train.tensorboard").Writer(str(directory / "tensorboard"))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        row = self.progress.history[-1]
+        for name, value in _numbers(row).items():
+            self.writer.add_scalar(f"{row['stage']}/{name}", value, epoch + 1)
+        self.writer.flush()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.writer.close()
+
+
+class MLflow(keras.callbacks.Callback):
+    """Logs the knobs, and the row of every epoch, to the MLflow server of the environment; a resumed run stays one."""
+
+    def __init__(self, progress: Progress, knobs: dict[str, Any]):
+        super().__init__()
+        self.progress = progress
+        self.knobs = knobs
+        self.mlflow = _installed("mlflow", "train.mlflow")
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        new = self.progress.mlflow_run is None
+        self.progress.mlflow_run = self.mlflow.start_run(run_id=self.progress.mlflow_run).info.run_id
+        if new:
+            self.mlflow.log_params(self.knobs)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        row = self.progress.history[-1]
+        named = {f"{row['stage']}/{name.replace('@', '_at_')}": value for name, value in _numbers(row).items()}
+        self.mlflow.log_metrics(named, step=epoch + 1)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.mlflow.end_run()
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name not in ("stage", "epoch")}
+
+
+def _installed(module: str, knob: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise ConfigError(f"{knob}=true: {package} is not installed; pip install {package}, or leave it out") from None
 
 
 class Save(keras.callbacks.Callback):

@@ -133,6 +133,8 @@ def _fit_stage(
             duties.Monitor(train, progress),
             *[duties.RawWeights(callback) for callback in averaged],
             duties.Record(train, progress, stage.name, directory),
+            *([duties.TensorBoard(progress, directory)] if train.tensorboard else []),
+            *([duties.MLflow(progress, identity)] if train.mlflow else []),
             duties.Save(directory, identity, progress),
         ],
     )
@@ -209,7 +211,7 @@ def _begin(directory: Path, identity: dict[str, Any], config: RunConfig, resume:
         return None
     if not resume:
         path = checkpoints.set_aside(directory)
-        print(f"an unfinished training was here; --resume would go on with it. It is kept as {path}", flush=True)
+        print(f"starting anew; the training that was interrupted here is kept as {path}", flush=True)
         return None
     path = directory / checkpoints.FILE
     saved = checkpoints.read(path)
