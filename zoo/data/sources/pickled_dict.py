@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def read(path: str, data: DataConfig) -> Dataset:
     users: list = []
     items: list = []
     for user, history in histories.items():
-        history = history.tolist() if isinstance(history, np.ndarray) else history
+        history = history.values if isinstance(history, _Array) else history
         if not isinstance(history, list | tuple):
             raise DataError(
                 f"{name}: user {user!r} has {type(history).__name__} {history!r:.60}; wanted a list of items"
@@ -55,7 +56,6 @@ def read(path: str, data: DataConfig) -> Dataset:
 
 def _ids(values: list, side: str, name: str) -> pa.Array:
     """Ids of one type: integers or text."""
-    values = [value.item() if isinstance(value, np.generic) else value for value in values]
     kind = str if values and isinstance(values[0], str) else int
     for value in values:
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -73,30 +73,67 @@ def _ids(values: list, side: str, name: str) -> pa.Array:
 
 
 class _Refused(Exception):
-    """A name that the pickle asked for."""
+    """What a pickle asked for and does not get."""
 
 
-def _empty_array(kind: type, shape: tuple, code: bytes) -> np.ndarray:
-    """What `numpy.core.multiarray._reconstruct` makes: the pickle sets its content afterwards."""
-    if kind is not np.ndarray:
-        raise _Refused(f"an array of the class {kind!r}")
-    return np.empty(0, np.int8)
+class _Dtype:
+    """Stands in for `numpy.dtype`, which could be told lies about memory: plain numbers, text and objects only."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not re.fullmatch(r"[biufUSO]\d*", code):
+            raise _Refused(f"arrays of the type {code!r}")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] in ("<", ">"):
+            self.order = state[1]
+
+    def values(self, content: Any) -> list:
+        """The content of an array: bytes, or a list of objects."""
+        if self.code.startswith("O"):
+            return list(content)
+        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)  # Python 2 wrote text
+        return np.frombuffer(raw, np.dtype(self.order + self.code)).tolist()
 
 
-def _array_of(buffer: Any, dtype: np.dtype, shape: tuple, order: str, axis_order: Any = None) -> np.ndarray:
-    """What `numpy.core.numeric._frombuffer` makes."""
-    return np.frombuffer(buffer, dtype).reshape(shape, order="F" if order == "F" else "C")
+class _Array:
+    """Stands in for `numpy.ndarray`; holds a list."""
+
+    def __init__(self) -> None:
+        self.values: list = []
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, _, content = state
+        self.values = _one_dimension(dtype.values(content), shape)
 
 
-def _scalar_of(dtype: np.dtype, content: bytes) -> Any:
-    """What `numpy.core.multiarray.scalar` makes."""
-    if dtype.hasobject:
-        raise _Refused("a NumPy scalar that holds an object")
-    return np.frombuffer(content, dtype)[0]
+def _reconstruct(kind: type, *_: Any) -> _Array:
+    """Stands in for `numpy.core.multiarray._reconstruct`: an array whose state follows."""
+    if kind is not _Array:
+        raise _Refused(f"an array of the class {kind.__name__}")
+    return _Array()
 
 
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """What `_codecs.encode` makes: bytes, as protocol 2 writes them."""
+def _frombuffer(content: Any, dtype: _Dtype, shape: Any, *_: Any) -> _Array:
+    """Stands in for `numpy.core.numeric._frombuffer`, as protocol 5 writes arrays."""
+    array = _Array()
+    array.values = _one_dimension(dtype.values(content), shape)
+    return array
+
+
+def _scalar(dtype: _Dtype, content: Any) -> Any:
+    """Stands in for `numpy.core.multiarray.scalar`."""
+    return dtype.values(content)[0]
+
+
+def _one_dimension(values: list, shape: Any) -> list:
+    if shape not in ((len(values),), len(values)):
+        raise _Refused(f"an array of the shape {shape}")
+    return values
+
+
+def _latin1(text: str, *_: Any) -> bytes:
+    """Stands in for `_codecs.encode`: bytes, as protocols below 3 write them."""
     return text.encode("latin1")
 
 
@@ -107,22 +144,22 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("collections", "defaultdict"): defaultdict,
     ("_codecs", "encode"): _latin1,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
     **{
-        (f"numpy.{core}.{module}", name): function
+        (f"numpy.{core}.{module}", stand_in.__name__.removeprefix(prefix)): stand_in
         for core in ("core", "_core")
-        for module, name, function in (
-            ("multiarray", "_reconstruct", _empty_array),
-            ("multiarray", "scalar", _scalar_of),
-            ("numeric", "_frombuffer", _array_of),
+        for module, stand_in, prefix in (
+            ("multiarray", _reconstruct, ""),
+            ("multiarray", _scalar, "_"),
+            ("numeric", _frombuffer, ""),
         )
     },
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows plain containers and NumPy arrays, and refuses every other name before it is imported."""
+    """Knows plain containers and stand-ins for NumPy's arrays, and refuses every other name before it is imported."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
