@@ -107,7 +107,7 @@ def test_overrides_that_are_read(text, expected):
         ("train.embedding_dim=3", "did you mean 'model.embedding_dim'"),
         ("learning_rat=3", "did you mean 'train.learning_rate'"),
         ("zzzzzz=1", "show_config"),
-        ("num_items=3", "write one of sample.num_items, predict.num_recommendations"),
+        ("users=a,b", "write one of data.users, predict.users"),
         ("exclude_seen=no", "evaluate.exclude_seen, predict.exclude_seen"),
         ("action_weights.cart=2", 'data.action_weights={"cart": ...}'),
         ("epochs=0", "train.epochs=0: input should be greater"),
