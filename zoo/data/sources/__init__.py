@@ -58,7 +58,7 @@ def _resolved(data: DataConfig) -> DataConfig:
     Raises:
         DataError: a download that fails; a name that is nearly a known one.
     """
-    if not Path(data.path).exists():
+    if not Path(data.path).expanduser().exists():
         if data.path in known.KNOWN:
             data = known.fetch(data)
         elif (name := known.nearest(data.path)) and not data.query:
@@ -97,7 +97,8 @@ def _cached(data: DataConfig, inputs: list[Path]) -> Dataset:
 def _read(data: DataConfig) -> Dataset:
     """Reads the log, then the feature tables."""
     if data.layout in LAYOUTS:
-        dataset = importlib.import_module(f"zoo.data.sources.{LAYOUTS[data.layout]}").read(data.path, data)
+        layout = importlib.import_module(f"zoo.data.sources.{LAYOUTS[data.layout]}")
+        dataset = layout.read(str(Path(data.path).expanduser()), data)
     else:
         dataset = generic.read(data.path, data)
     for side, path in (("user", data.users), ("item", data.items)):
