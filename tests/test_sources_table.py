@@ -361,6 +361,15 @@ def test_mixed_precision_is_read_and_stated():
     assert "1 of 2 timestamps are dates without a time" in Dataset.from_frame(frame).notes[0]
 
 
+def test_days_written_as_numbers():
+    frame = pd.DataFrame({"user": 1, "item": range(2), "date": [20200301, 20200302]})
+    dataset = Dataset.from_frame(frame)
+    assert dataset.events.timestamp.tolist() == [INSTANT // DAY * DAY, INSTANT // DAY * DAY + DAY]
+    assert dataset.notes == ("timestamps such as 20240131 are read as days, at midnight UTC",)
+    dataset = Dataset.from_frame(frame.assign(date=[20200301, 20209999]))  # no days, so seconds
+    assert dataset.events.timestamp.tolist() == [20200301_000, 20209999_000]
+
+
 def test_small_and_large_numbers_of_one_clock_keep_their_order():
     # Milliseconds since an epoch of one's own: small ones must not be taken for seconds.
     times = [0, 5_000, 200_000_000_000]
@@ -458,6 +467,7 @@ BAD = {
         "log.csv: line 3: the number of fields is 3 and 2 in the",
     ),
     "too few fields": ("log.csv", "user,item\n1,2\n1\n", "log.csv: line 3: the number of fields is 1"),
+    "open quote": ("log.csv", 'user,item\n1,2\n1,"x\n2,3\n', "line 3: a quote is opened and not closed"),
     "mixed line ends": ("log.csv", "user,item\r\n1,2\n3,4\r\n", "lines end alike"),
     "bad time": ("log.csv", "user,item,time\n1,2,2020-01-01\n1,2,soon\n", "row 2: timestamp 'soon' is no time"),
     "german time": ("log.csv", "user,item,time\n1,2,31.01.2020\n", "row 1: timestamp '31.01.2020' is no time"),

@@ -121,6 +121,8 @@ def _explanation(message: str) -> str:
     if cast := re.search(r'converting column "(.*)"\. Could not convert string "(.*)" to \'(.*)\'', message):
         wanted = "a whole number" if cast[3] == "BIGINT" else "a number"
         return f"{where}{cast[1]} is {cast[2]!r}; wanted {wanted}: correct the line or drop it"
+    if "unterminated quote" in message:
+        return f"{where}a quote is opened and not closed; close it, or double the quotes that belong to the text"
     if "state machine" in message:
         return f"{where}not a regular CSV; check the quotes, and that all lines end alike"
     if "Out of Memory" in message or "No space left" in message:

@@ -82,8 +82,8 @@ def from_frames(
     """The Dataset of frames: see `Dataset.from_frame`."""
     connection = connect()
     table = arrow(events, name)
-    connection.register("frame", table)
     roles = recognise(table.column_names, columns, name)
+    connection.register("frame", table)
     selected = ", ".join(f"{quoted(column)} AS {quoted(role)}" for role, column in roles.items())
     return engine.collect(connection, f"SELECT {selected} FROM frame", name=name, clock=clock, users=users, items=items)
 

@@ -30,8 +30,9 @@ def to_milliseconds(connection: duckdb.DuckDBPyConnection, kind: str, name: str)
     """SQL that turns the column `timestamp` of the table `log`, of the SQL type `kind`, into milliseconds; and notes.
 
     Integers and floats are seconds, milliseconds, microseconds or nanoseconds by the magnitude of the largest; where
-    a column mixes units, each number is read by its own, and a note says so. Text holds such numbers, or ISO dates
-    and date-times, in UTC unless they name a zone, as its first row does; a date without a time is its midnight.
+    a column mixes units, each number is read by its own, and a note says so. Integers that are all of the form
+    20240131 are days. Text holds such numbers, or ISO dates and date-times, as its first row does, in UTC unless they
+    name a zone; a date without a time is its midnight.
 
     Raises:
         RowError: a time that is missing, unreadable or before 1970.
@@ -80,6 +81,8 @@ def _problem(text: str | None, kind: str) -> str:
 
 def _by_magnitude(connection: duckdb.DuckDBPyConnection, number: str, exact: bool) -> tuple[str, list[str]]:
     """SQL of a number as milliseconds, and a note where the column mixes units."""
+    if exact and (days := _calendar_days(connection, number)):
+        return days, ["timestamps such as 20240131 are read as days, at midnight UTC"]
     finite = number if exact else f"CASE WHEN isfinite({number}) THEN {number} END"
     counts, plausible, cases = [], [], []
     for position, (_, smallest, scale) in enumerate(UNITS):
@@ -98,6 +101,16 @@ def _by_magnitude(connection: duckdb.DuckDBPyConnection, number: str, exact: boo
         return f"CASE {' '.join(cases)} END", [f"timestamps mix units ({mixed}): each read by its own magnitude"]
     scale = UNITS[found[-1]][2] if found else 1.0
     return _scaled(finite, scale, exact), []
+
+
+def _calendar_days(connection: duckdb.DuckDBPyConnection, number: str) -> str | None:
+    """SQL of numbers such as 20240131 as milliseconds, where all are such days (as seconds they lie in 1970)."""
+    row = connection.execute(f"SELECT min({number}) >= 19000101 AND max({number}) <= 21001231 FROM log").fetchone()
+    if not row or not row[0]:
+        return None
+    day = f"try_strptime(CAST({number} AS VARCHAR), '%Y%m%d')"
+    row = connection.execute(f"SELECT bool_and({day} IS NOT NULL) FROM log").fetchone()
+    return f"epoch_ms({day})" if row and row[0] else None
 
 
 def _scaled(number: str, scale: float, exact: bool) -> str:
