@@ -163,8 +163,7 @@ def test_other_options_are_refused(tmp_path, option):
     old = (tmp_path / checkpoints.FILE).read_bytes()
     with pytest.raises(ConfigError) as error:
         tiny.train(tmp_path, option, resume=True)
-    name, value = option.rpartition(".")[2].split("=")
-    assert f"{name}={value} (it began with " in str(error.value) and "\n" not in str(error.value)
+    assert f"{option} (it began with " in str(error.value) and "\n" not in str(error.value)
     assert (tmp_path / checkpoints.FILE).read_bytes() == old
 
 
