@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import subprocess
 import sys
@@ -191,10 +190,10 @@ def run(threads):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_threads_are_what_was_asked_for_and_tensorflow_is_left_alone():
-    few, many = run(1), run(5)
+    threads, modules = run(3)
     if backends.name() == "jax":
-        assert int(few[0]) < int(many[0])
+        assert int(threads) < int(run(9)[0])  # the process has others of its own
     else:
-        assert (few[0], many[0]) == ("1", "5")
-    if backends.name() != "tensorflow" and importlib.util.find_spec("tensorflow"):
-        assert "tensorflow" not in few[1]
+        assert threads == "3"
+    if backends.name() != "tensorflow":
+        assert "tensorflow" not in modules

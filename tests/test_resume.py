@@ -96,18 +96,17 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("spec", "options"),
     [
-        "optimizer=adam,reduce_on_plateau=1,patience=3,model.dropout=0.5",
-        "optimizer=adagrad,ema=0.8,schedule=one_cycle",
-        "optimizer=sgd,accumulate=4,ema=0.5,warmup_steps=2",
-        "optimizer=rmsprop,clip_norm=0.1,weight_decay=0.1",
-        "optimizer=lion,schedule=linear,monitor=loss",
-        "optimizer=adam,precision=mixed_float16,patience=1",
+        (tiny.SPEC, "optimizer=adam,reduce_on_plateau=1,patience=3,model.dropout=0.5"),
+        (tiny.SPEC, "optimizer=adagrad,ema=0.8,schedule=one_cycle"),
+        (tiny.SPEC, "optimizer=rmsprop,clip_norm=0.1,weight_decay=0.1"),
+        (tiny.SPEC, "optimizer=adam,precision=mixed_float16,patience=1"),
+        (tiny.TWO_STAGES, "optimizer=sgd,accumulate=4,ema=0.5,warmup_steps=2"),
+        (tiny.TWO_STAGES, "optimizer=lion,schedule=linear,monitor=loss,epochs=2"),
     ],
 )
-@pytest.mark.parametrize("spec", [tiny.SPEC, tiny.TWO_STAGES], ids=["one stage", "two stages"])
-def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path, options, spec):
+def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path, spec, options):
     try:
         whole = tiny.train(tmp_path / "whole", options, spec=spec)
         for at_epoch, at_batch in ((1, None), (2, 3), (3, 0)):  # two-stage runs are hit in either stage
@@ -130,6 +129,23 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path, options, spec
         {k: v for k, v in row.items() if k not in drop} for row in whole.result.history
     ]
     assert (parts.result.best_epoch, parts.result.best_value) == (whole.result.best_epoch, whole.result.best_value)
+
+
+@pytest.mark.parametrize("options", ["ema=0.9", "epochs=5,patience=1,monitor=loss", "patience=null,monitor=nothing"])
+def test_killed_after_its_last_epoch_it_only_ends(tmp_path, monkeypatch, options):
+    whole = tiny.train(tmp_path / "whole", options)
+
+    def interrupt(self, finished):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.Progress, "next_stage", interrupt)
+        tiny.train(tmp_path / "parts", options)
+    score = tiny.TinyScore()
+    parts = tiny.train(tmp_path / "parts", options, score=score, resume=True)
+    assert not score.seen
+    assert tiny.fingerprint(parts.weights) == tiny.fingerprint(whole.weights)
+    assert parts.result.best_epoch == whole.result.best_epoch
 
 
 def test_a_finished_training_is_taken_as_it_is(tmp_path, capsys):

@@ -10,6 +10,7 @@ import tiny_recommender as tiny
 
 from config import ConfigError, TrainConfig
 from zoo import checkpoints, training
+from zoo.data.dataset import DataError
 from zoo.registry import ModelSpec, Stage
 from zoo.schedules import SCHEDULES, OneCycle
 
@@ -216,6 +217,12 @@ def test_each_epoch_prints_a_line(tmp_path, capsys):
     assert "0.7500 *" in lines[1] and "0.2500 *" not in lines[2] and "left" not in lines[2]
 
 
+def test_a_terminal_gets_a_bar_over_batches(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    tiny.train(tmp_path, "epochs=1")
+    assert f"/{tiny.TinyLoader.steps} " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_float32_weights(tmp_path, precision):
     try:
@@ -245,6 +252,12 @@ def test_a_monitor_that_is_not_measured_is_named_after_one_epoch(tmp_path):
     with pytest.raises(ConfigError, match=message):
         tiny.train(tmp_path, "monitor=val_ndgc@10", score=score)
     assert len(score.seen) == 1
+
+
+def test_a_loader_without_examples_is_a_mistake_in_the_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny.TinyLoader, "steps", 0)
+    with pytest.raises(DataError, match="gives TinyLoader no example"):
+        tiny.train(tmp_path)
 
 
 def test_a_plateau_and_a_schedule_exclude_each_other(tmp_path):

@@ -71,7 +71,8 @@ def seed(value: int) -> None:
 def configure(config: TrainConfig) -> None:
     """Sets threads, numeric precision, determinism and the compilation cache. To be called before the first tensor.
 
-    The same run on the same machine gives the same bits: a run that was killed and resumed ends like one that was not.
+    On a CPU, the same run gives the same bits: one that was killed and resumed ends like one that was not. On a GPU,
+    TensorFlow and PyTorch are asked for the same; JAX has to be, with XLA_FLAGS=--xla_gpu_deterministic_ops=true.
     """
     keras.config.set_dtype_policy(config.precision)
     {"jax": _configure_jax, "tensorflow": _configure_tensorflow, "torch": _configure_torch}[name()](config.threads)
@@ -150,10 +151,13 @@ def _compiled_tensorflow(function: Callable, model: keras.Model) -> Callable:
     import tensorflow as tf
 
     graph = tf.function(function)
+    first = True
 
     def call(inputs: dict[str, np.ndarray]) -> Any:
-        if not model.built and not model.variables:
+        nonlocal first
+        if first and not model.built:
             function(inputs)  # creates the weights, which must not happen while tracing
+        first = False
         return graph({key: tf.convert_to_tensor(value) for key, value in inputs.items()})
 
     return call

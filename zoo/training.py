@@ -19,6 +19,7 @@ from zoo import backends, checkpoints
 from zoo import callbacks as duties
 from zoo.checkpoints import Progress
 from zoo.data.catalogue import Prepared
+from zoo.data.dataset import DataError
 from zoo.recommender import UserEncoder
 from zoo.registry import ModelSpec, Stage
 from zoo.schedules import SCHEDULES, Schedule
@@ -71,6 +72,7 @@ def fit(
     Raises:
         ConfigError: the loss is no longer finite, the monitor is not measured, options exclude each other, or the
             checkpoint was begun with other options.
+        DataError: there is nothing to train on.
     """
     _check(config.train)
     directory.mkdir(parents=True, exist_ok=True)
@@ -81,6 +83,11 @@ def fit(
         if number < progress.stage:
             continue
         loader = stage.loader(prepared.train, prepared.catalogue, config)
+        if not len(loader):
+            raise DataError(
+                f"{prepared.split.dataset.name}: the training part of {len(prepared.train.item):,} events gives "
+                f"{stage.loader.__name__} no example; add data, or keep more of it (data.*, split.*)"
+            )
         loader.set_epoch(0)
         model(loader[0][0])  # creates the weights; inside a compiled step it would be too late
         if saved:
