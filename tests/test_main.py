@@ -66,10 +66,23 @@ def test_each_action_finds_the_run_of_the_one_before(zoo, tmp_path):
     code, _output, _ = zoo("evaluate", "--run-dir", "run", "--override", "evaluate.exclude_seen=false")
     assert code == 0
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["audit"]["seen_items"] != "excluded"
-    code, _, error = zoo("compute_predictions", "--run-dir", "run", "--override", "num_recommendations=3,predict.format=jsonl")
+    code, _, error = zoo(
+        "compute_predictions", "--run-dir", "run", "--override", "num_recommendations=3,predict.format=jsonl"
+    )
     assert code == 0, error
     lines = (tmp_path / "run" / "recommendations.jsonl").read_text().splitlines()
     assert len(lines) == 150 and all(len(json.loads(line)["items"]) == 3 for line in lines)
+
+
+def test_resuming_a_finished_run_changes_nothing(zoo, tmp_path):
+    arguments = ("--run-dir", "run", "--preset", "tiny", "--override", QUICK)
+    for action in ("train_validation_model", "train_production_model"):
+        assert zoo(action, *arguments)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    for action in ("train_validation_model", "train_production_model"):
+        code, output, _ = zoo(action, *arguments, "--resume")
+        assert code == 0 and "nothing to resume" in output
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
 def test_compare_models_writes_table_json_and_figure(zoo, tmp_path):

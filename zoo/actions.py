@@ -65,6 +65,9 @@ def train_production_model(options: Namespace) -> None:
         print(f"epochs: {config.train.epochs}, as configured; no validation run in {request.run_dir} says how many")
     prepared = prepare(splits.everything(_read(config)))
     config = override(config, ["train.patience=null", "train.reduce_on_plateau=null"])
+    if request.resume and _holds(directory, request.name, config, prepared.split):
+        print(f"{directory}: this run is finished; nothing to resume")
+        return
     model, result = _train(request, config, prepared, directory, ())
     artifacts.save(
         directory,
@@ -117,7 +120,7 @@ def compare_models(options: Namespace) -> None:
     split = _split(requests[0].config)
     results = []
     for request in requests:
-        if _already_trained(request, split):
+        if _holds(request.run_dir, request.name, request.config, split):
             print(f"{request.name}: already trained in {request.run_dir}")
             metrics = artifacts.read_metrics(request.run_dir)
         else:
@@ -207,6 +210,9 @@ def _split(config: RunConfig) -> splits.Split:
 def _validate(request: Request, prepared: Prepared) -> dict[str, Any]:
     """Trains on the training part, evaluates validation and test, saves the run; returns its metrics."""
     config = request.config
+    if request.resume and _holds(request.run_dir, request.name, config, prepared.split):
+        print(f"{request.run_dir}: this run is finished; nothing to resume")
+        return artifacts.read_metrics(request.run_dir)
     histories, targets = prepared.cases("validation")
     monitor = evaluation.RankingEvaluation(histories, targets, prepared.catalogue, config)
     model, result = _train(request, config, prepared, request.run_dir, (monitor,))
@@ -245,6 +251,11 @@ def _working(directory: Path) -> Path:
 
 
 def _clear(directory: Path) -> None:
+    """Removes what only an unfinished run needs; what TensorBoard reads moves to the run."""
+    logs = _working(directory) / "tensorboard"
+    if logs.exists():
+        shutil.rmtree(directory / "tensorboard", ignore_errors=True)
+        logs.rename(directory / "tensorboard")
     shutil.rmtree(_working(directory), ignore_errors=True)
 
 
@@ -274,13 +285,13 @@ def _facts(request: Request, prepared: Prepared, result: Any) -> dict[str, Any]:
     }
 
 
-def _already_trained(request: Request, split: splits.Split) -> bool:
-    """Whether the directory holds this very run: same model, knobs and split."""
-    if not artifacts.exists(request.run_dir):
+def _holds(directory: Path, name: str, config: RunConfig, split: splits.Split) -> bool:
+    """Whether this very run is finished there: same model, knobs and split."""
+    if not artifacts.exists(directory):
         return False
-    name, config = artifacts.read_config(request.run_dir)
-    info = artifacts.read_info(request.run_dir)
-    return name == request.name and config == request.config and info["split_sha256"] == split.sha256
+    saved, saved_config = artifacts.read_config(directory)
+    facts = artifacts.read_info(directory)
+    return (saved, saved_config, facts["split_sha256"]) == (name, config, split.sha256)
 
 
 def _load_run(options: Namespace, production: bool = True) -> tuple[artifacts.Run, RunConfig]:

@@ -138,8 +138,8 @@ class TwoTower(Recommender):
             parts.append(self.user_features(inputs["user"]))
         if self.pooling is not None:
             events = (self.history_id or self.item_id)(inputs["history"])
-            events = self.drop(events, training=training)
-            parts.append(self.history_projection(self.pooling(events, inputs["length"])))
+            pooled = self.drop(self.pooling(events, inputs["length"]), training=training)
+            parts.append(self.history_projection(pooled))
         vectors = self.user_tower(parts, training=training)
         if self.config.similarity == "cosine":
             vectors = l2_normalize(vectors) * ops.cast(ops.exp(-self.log_temperature), vectors.dtype)
@@ -228,6 +228,18 @@ MODEL = ModelSpec(
     presets={
         "tiny": _recipe({"epochs": 8, "batch_size": 128, "learning_rate": 1e-2}, embedding_dim=16, max_length=10),
         "base": _recipe({"epochs": 30, "batch_size": 512}),
+        # MovieLens-1M in the file of SASRec, leave-one-out: HR@10 .3005, NDCG@10 .1754 (one seed)
+        "ml-1m": _recipe(
+            {"epochs": 20, "batch_size": 1024, "learning_rate": 2e-3, "patience": 3}, hidden_units=(256,), dropout=0.2
+        ),
+        # The same without history, recent events counting more: HR@10 .1530, NDCG@10 .0773 (one seed)
+        "ml-1m-static": _recipe(
+            {"epochs": 20, "batch_size": 1024, "learning_rate": 2e-3, "patience": 3},
+            max_length=0,
+            half_life=5.0,
+            dropout=0.3,
+        ),
+        "ml-100k": _recipe({"epochs": 20, "batch_size": 512, "learning_rate": 2e-3, "patience": 3}, dropout=0.2),
     },
     paper="https://doi.org/10.1145/3298689.3346996",
 )

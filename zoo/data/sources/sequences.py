@@ -35,7 +35,8 @@ def read(path: str, data: DataConfig) -> Dataset:
         f"CASE WHEN apart THEN {words('part[3]')} ELSE {words('part[2]')} END AS gaps, "
         "len(part) > CASE WHEN apart THEN 3 ELSE 2 END AS excess FROM ("
         "  SELECT *, len(first) = 1 AND len(part) > 1 AS apart FROM ("
-        f"    SELECT number, line, string_split(line, chr(9)) AS part, {words('string_split(line, chr(9))[1]')} AS first "
+        "    SELECT number, line, string_split(line, chr(9)) AS part, "
+        f"    {words('string_split(line, chr(9))[1]')} AS first "
         "    FROM lines))"
     )
     timed = scalar(connection, "SELECT bool_or(len(gaps) > 0) FROM sequences")
