@@ -5,6 +5,7 @@ to it. Weights are made by NumPy from the name of the variable, so no backend's 
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 import keras
@@ -30,15 +31,17 @@ def prepared_model(name):
     return config, prepared, artifacts.build(name, config, prepared.catalogue)
 
 
-def _short(variable):
-    """Path without the model's own name, which counts its instances."""
-    return variable.path.partition("/")[2]
+def _names(model):
+    """{path: variable} of what is trained, without the number that Keras gives a second model of the same name."""
+    named = {re.sub(r"^([a-z_]+?)_\d+/", r"\1/", variable.path): variable for variable in model.trainable_variables}
+    assert len(named) == len(model.trainable_variables)
+    return named
 
 
 def set_numpy_weights(model):
     """Matrices are drawn anew; vectors (scales, biases) are nudged from where they start."""
-    for variable in model.trainable_variables:
-        name = f"{_short(variable)} {tuple(variable.shape)}"
+    for path, variable in _names(model).items():
+        name = f"{path} {tuple(variable.shape)}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         noise = np.random.default_rng(seed).normal(0, 0.1, variable.shape)
         start = keras.ops.convert_to_numpy(variable) if len(variable.shape) < 2 else 0.0
@@ -64,13 +67,13 @@ def measure(name):
         return model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight, training=True)
 
     gradients = backends.gradients(loss, model.trainable_variables)
-    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-        result[f"gradient {_short(variable)}"] = keras.ops.convert_to_numpy(gradient)
+    for path, gradient in zip(_names(model), gradients, strict=True):
+        result[f"gradient {path}"] = keras.ops.convert_to_numpy(gradient)
     model.compile(optimizer=keras.optimizers.Adam(1e-2), jit_compile=False)
     batches = [loader[i % len(loader)] for i in range(STEPS)]
     result["losses"] = np.array([float(model.train_on_batch(*batch)) for batch in batches])
-    for variable in model.trainable_variables:
-        result[f"weight {_short(variable)}"] = keras.ops.convert_to_numpy(variable)
+    for path, variable in _names(model).items():
+        result[f"weight {path}"] = keras.ops.convert_to_numpy(variable)
     result["scores after"] = model.score(histories)
     return result
 

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo import backends
+
 
 class RecencyPooling(keras.layers.Layer):
     """(B, L, D) events and (B,) lengths -> (B, H * D): H weighted sums of the last events.
@@ -44,7 +46,7 @@ class RecencyPooling(keras.layers.Layer):
     def call(self, events: Any, lengths: Any) -> Any:
         rank = lengths[:, None] - 1 - ops.arange(self.max_length, dtype="int32")[None, :]  # (B, L), < 0 on padding
         real = ops.greater_equal(rank, 0)[:, :, None]
-        weights = ops.take(self.by_rank, ops.maximum(rank, 0), axis=0)  # (B, L, H)
+        weights = ops.take(backends.dense_gradient(self.by_rank), ops.maximum(rank, 0), axis=0)  # (B, L, H)
         weights = ops.cast(weights, events.dtype)
         if self.attention:
             weights = weights + ops.matmul(events, ops.cast(self.query, events.dtype)) / events.shape[-1] ** 0.5
