@@ -16,7 +16,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SerializeAsAny, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    field_serializer,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -79,6 +88,11 @@ class DataConfig(Section):
     min_user_events: int = Field(1, ge=1, description="k-core of users, to the fixed point")
     min_item_events: int = Field(1, ge=1, description="k-core of items, to the fixed point")
     action_weights: dict[str, float] = Field({}, description="weight of an event in training, by its action")
+
+    @field_serializer("path", when_used="json")
+    def _without_password(self, path: str) -> str:
+        """A saved or printed URL has no password; PGPASSWORD gives it again."""
+        return re.sub(r"^(postgres(?:ql)?://[^/@:]*):[^/@]*@", r"\1@", path)
 
 
 class SampleConfig(Section):

@@ -21,7 +21,7 @@ from zoo import backends
 from zoo.data import splits
 from zoo.data.catalogue import Prepared, prepare
 from zoo.data.dataset import Dataset, Entities, Events
-from zoo.data.loaders import PairLoader
+from zoo.data.loaders.pairs import PairLoader
 from zoo.models.two_tower import TwoTower, TwoTowerConfig
 
 ITEMS, EVENTS_PER_USER, BATCH = 3400, 160, 1024
@@ -61,7 +61,7 @@ def measure(prepared: Prepared, knobs: dict[str, Any]) -> dict[str, float]:
     stepping = []
     for batch in batches:
         started = time.perf_counter()
-        model.train_on_batch(*batch)
+        model.train_on_batch(*keras.tree.map_structure(keras.ops.convert_to_tensor, batch))  # as `fit` does
         stepping.append(time.perf_counter() - started)
     fetch, step = float(np.median(fetching)), float(np.median(stepping))
     return {

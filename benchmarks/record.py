@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ def write_record(name: str, results: Any, packages: tuple[str, ...]) -> Path:
         ).stdout.strip(),
         "device": f"{_processor()}, {_cores()} cores",
         "load_average": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "versions": {"python": platform.python_version()}
+        | {package: import_module(package).__version__ for package in packages},
         "results": results,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -194,3 +194,10 @@ def test_lists_and_numbers_are_kept(top_k, rate):
 def test_config_imports_no_keras():
     code = "import sys, config; sys.exit(any(m.split('.')[0] in ('keras', 'zoo', 'numpy') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+def test_a_saved_config_has_no_password():
+    config = override(TOY, ["data.path=postgresql://me:se%40cret@host:5432/shop"])
+    assert config.data.path.count("se%40cret") == 1
+    saved = config.model_dump_json()
+    assert "se%40cret" not in saved and "postgresql://me@host:5432/shop" in saved

@@ -24,6 +24,7 @@ LEVELS = [  # a module may import modules of its own line or of lines above, nev
     ["zoo.registry", "zoo.metrics", "zoo.data"],
     ["zoo.backends", "zoo.layers", "zoo.losses"],
     ["zoo.recommender"],
+    ["zoo.sequential"],
     ["zoo.models"],
     [
         *("zoo.training", "zoo.callbacks", "zoo.schedules", "zoo.checkpoints", "zoo.evaluation", "zoo.comparison"),
@@ -82,7 +83,7 @@ def test_only_backends_names_a_backend(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_data_and_figures_need_no_keras(path):
-    if within(module_of(path), NO_KERAS) and module_of(path) != "zoo.data.loaders":
+    if within(module_of(path), NO_KERAS) and not within(module_of(path), ["zoo.data.loaders"]):
         assert "keras" not in {name.split(".")[0] for name in imports(path)}
 
 
@@ -120,11 +121,12 @@ def test_every_knob_is_read_somewhere():
 
 
 def test_every_model_has_presets_and_a_paper():
+    shared = "".join(path.read_text() for path in [*ROOT.glob("zoo/data/loaders/*.py"), ROOT / "zoo" / "sequential.py"])
     for name in registry.list_models():
         spec = registry.get(name)
         assert {"tiny", "base"} <= set(spec.presets), name
         assert spec.paper, name
-        code = "".join((ROOT / "zoo" / place).read_text() for place in (f"models/{name}.py", "data/loaders.py"))
+        code = (ROOT / "zoo" / "models" / f"{name}.py").read_text() + shared
         for knob in type(spec.preset("base").model).model_fields:
             assert re.search(rf"(config|model)\.{knob}\b", code), f"{name}: nothing reads {knob}"
 

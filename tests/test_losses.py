@@ -129,6 +129,26 @@ def test_sampled_softmax(weights):
     close(gradients[1], slopes[:, 1:])
 
 
+@pytest.mark.parametrize("calibration", [0.0, 0.75, 1.0])
+def test_gbce(weights, calibration):
+    positive, negative, num_items = normal(4), normal(4, 5), 11
+    excluded = np.zeros((4, 5), bool)
+    excluded[0, 1] = True
+    rate = 5 / 10
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    terms = np.where(excluded, 0, np.log(1 - expit(negative)))
+    expected = -(np.log(expit(positive) ** beta) + terms.sum(axis=1)) / 6
+    value, gradients = value_and_gradients(
+        lambda p, n: losses.gbce(p, n, keras.ops.convert_to_tensor(weights), num_items, calibration, excluded),
+        positive,
+        negative,
+    )
+    close(value, mean(expected, weights))
+    share = weights / weights.sum()
+    close(gradients[0], -beta * expit(-positive) * share / 6)
+    close(gradients[1], np.where(excluded, 0, expit(negative)) * share[:, None] / 6)
+
+
 def in_batch_reference(scores, items, log_q, weights, known=None):
     total = []
     for b in range(len(items)):

@@ -11,7 +11,7 @@ from zoo.data import splits
 from zoo.data.catalogue import prepare
 from zoo.data.dataset import Dataset, Entities, Events
 from zoo.data.histories import Histories
-from zoo.data.loaders import PairLoader
+from zoo.data.loaders.pairs import PairLoader
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
 from zoo.models.two_tower import MODEL, TwoTower, TwoTowerConfig
 

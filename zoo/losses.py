@@ -40,6 +40,32 @@ def bpr(positive: Any, negative: Any, weights: Any) -> Any:
     return weighted_mean(ops.softplus(negative - positive), weights)
 
 
+def gbce(
+    positive: Any, negative: Any, weights: Any, num_items: int, calibration: float = 0.75, excluded: Any = None
+) -> Any:
+    """Generalised binary cross-entropy (gSASRec, Petrov & Macdonald 2023, eq. 10):
+    -(log sigmoid(s+)^beta + sum over negatives of log(1 - sigmoid(s-))) / (N + 1).
+
+    The power beta = alpha (t (1 - 1 / alpha) + 1 / alpha), with the sampling rate alpha = N / (num_items - 1), undoes
+    the overconfidence that few negatives teach.
+
+    Args:
+        positive: (B,) score of each row's positive.
+        negative: (B, N) scores of its negatives.
+        weights: (B,).
+        num_items: of the catalogue, from which negatives are drawn.
+        calibration: t in [0, 1]; 0 is plain binary cross-entropy over 1 + N items, 1 makes beta = alpha.
+        excluded: (B, N) bool, negatives that are none.
+    """
+    count = negative.shape[1]
+    rate = count / max(num_items - 1, 1)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    against = ops.softplus(negative)  # -log(1 - sigmoid)
+    if excluded is not None:
+        against = ops.where(excluded, 0.0, against)
+    return weighted_mean((beta * ops.softplus(-positive) + ops.sum(against, axis=1)) / (count + 1), weights)
+
+
 def sampled_softmax(
     positive: Any, negative: Any, positive_log_q: Any, negative_log_q: Any, weights: Any, excluded: Any = None
 ) -> Any:

@@ -18,7 +18,7 @@ class Stage:
 
     Attributes:
         name: what progress and files call it.
-        loader: a `zoo.data.loaders.Loader` class: the objective's batches.
+        loader: a `zoo.data.loaders.loader.Loader` class: the objective's batches.
         frozen: names of the model's layers that this stage does not train.
     """
 

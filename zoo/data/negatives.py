@@ -98,12 +98,12 @@ class NegativeSampler:
             negative: PAD with log_q 0.
         """
         users = np.repeat(np.asarray(users), count)
-        items = self._propose(len(users), rng)
+        items = self.draw_any(len(users), rng)
         open_rows = np.flatnonzero(self.known.contains(users, items))
         for _ in range(MAX_ROUNDS):
             if not len(open_rows):
                 break
-            items[open_rows] = self._propose(len(open_rows), rng)
+            items[open_rows] = self.draw_any(len(open_rows), rng)
             open_rows = open_rows[self.known.contains(users[open_rows], items[open_rows])]
         exhausted = np.zeros(len(users), bool)
         for user in np.unique(users[open_rows]):  # people who know nearly everything: few, drawn from what is left
@@ -119,7 +119,8 @@ class NegativeSampler:
         items[exhausted] = PAD
         return items.reshape(-1, count), log_q.reshape(-1, count)
 
-    def _propose(self, size: int, rng: np.random.Generator) -> np.ndarray:
+    def draw_any(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        """(size,) int32 trained items, drawn for nobody in particular: some may be known to one user or another."""
         if self._uniform:
             return rng.integers(self._trained[0], self._trained[-1] + 1, size=size, dtype=np.int32)
         place = np.searchsorted(self._cumulative, rng.random(size) * self._cumulative[-1], side="right")

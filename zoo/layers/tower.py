@@ -10,11 +10,6 @@ from keras import ops
 from config import ConfigError
 
 
-def l2_normalize(vectors: Any, epsilon: float = 1e-12) -> Any:
-    """Vectors of length one; the epsilon stands inside the root, so that the gradient at zero is finite."""
-    return vectors * ops.rsqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True) + epsilon)
-
-
 class Tower(keras.layers.Layer):
     """k parts (B, D) -> (B, D): their sum, and on top of it a network over their concatenation.
 

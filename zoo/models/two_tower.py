@@ -15,12 +15,13 @@ from pydantic import Field, model_validator
 from config import ConfigError, ModelConfig, RunConfig, TrainConfig
 from zoo import losses
 from zoo.data.catalogue import Catalogue
-from zoo.data.loaders import PairLoader
+from zoo.data.loaders.pairs import PairLoader
 from zoo.data.vocabulary import PAD
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.features import FeatureEncoder
+from zoo.layers.normalize import l2_normalize
 from zoo.layers.pooling import RecencyPooling
-from zoo.layers.tower import Tower, l2_normalize
+from zoo.layers.tower import Tower
 from zoo.recommender import Recommender
 from zoo.registry import ModelSpec, Stage
 

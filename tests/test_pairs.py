@@ -6,7 +6,7 @@ import pytest
 from config import RunConfig, TrainConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
-from zoo.data.loaders import PairLoader, event_weights, scaled_scores
+from zoo.data.loaders.pairs import PairLoader, event_weights, scaled_scores
 from zoo.data.negatives import log_popularity
 from zoo.data.vocabulary import NUM_SPECIALS, UNKNOWN, Vocabulary
 from zoo.models.two_tower import TwoTowerConfig

@@ -1,86 +1,20 @@
-"""Loaders: a `keras.utils.PyDataset` per training objective. Batch i is a pure function of (seed, epoch, i).
-
-Nothing is counted and no random stream is kept: Keras asks for a batch more than once and from several threads. All
-randomness that shapes a batch is NumPy's, so that the three backends see the same batches. Shapes are static: the
-last batch of an epoch is filled with rows of weight 0.
+"""Pairs of a user and an item, and negatives.
 
 Legend: B batch, P positives of a batch, N negatives of a batch, L history, n histories, E events.
 """
 
 from __future__ import annotations
 
-import abc
 from typing import Any
 
-import keras
 import numpy as np
 
 from config import RunConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
+from zoo.data.loaders.loader import Loader
 from zoo.data.negatives import NegativeSampler, log_popularity
 from zoo.data.vocabulary import NUM_SPECIALS, PAD
-
-
-class Loader(keras.utils.PyDataset, abc.ABC):
-    """Batches of one objective, in an order that each epoch permutes anew.
-
-    Fit with `shuffle=False` and a callback that calls `set_epoch` at the beginning of each epoch.
-
-    Attributes:
-        histories: the training histories.
-        catalogue: of the run.
-        config: of the run.
-        rows_per_batch: examples that fill one batch.
-        epoch: the epoch whose batches `__getitem__` gives.
-    """
-
-    def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
-        super().__init__(workers=config.train.workers)
-        self.histories = histories
-        self.catalogue = catalogue
-        self.config = config
-        self.rows_per_batch = config.train.batch_size
-        self._order = np.zeros(0, np.int64)
-        self.epoch = -1
-
-    @property
-    @abc.abstractmethod
-    def num_examples(self) -> int:
-        """Examples of one epoch."""
-
-    @abc.abstractmethod
-    def batch(self, rows: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[dict, Any, Any]:
-        """(x, y, weight) of the examples `rows`.
-
-        Args:
-            rows: (rows_per_batch,) numbers of examples, below `num_examples`.
-            real: (rows_per_batch,) False where a row only fills the batch and must weigh nothing.
-            rng: this batch's own randomness.
-        """
-
-    @staticmethod
-    @abc.abstractmethod
-    def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
-        """What the model sees of these histories; the same in training, evaluation and serving."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Permutes the examples for this epoch."""
-        if epoch != self.epoch:
-            self._order = np.random.default_rng([self.config.seed, epoch]).permutation(self.num_examples)
-            self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.num_examples // self.rows_per_batch)
-
-    def __getitem__(self, index: int) -> tuple[dict, Any, Any]:
-        if self.epoch < 0:
-            self.set_epoch(0)
-        start = index * self.rows_per_batch
-        rows = self._order[start : start + self.rows_per_batch]
-        real = np.arange(self.rows_per_batch) < len(rows)
-        rng = np.random.default_rng([self.config.seed, self.epoch, index])
-        return self.batch(np.resize(rows, self.rows_per_batch), real, rng)
 
 
 class PairLoader(Loader):

@@ -1,0 +1,58 @@
+"""Packed rows: every sequence whole, once, and hardly a slot empty."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo.data.loaders.packing import pack
+
+pytestmark = pytest.mark.once
+
+
+@given(st.lists(st.integers(1, 9), max_size=60))
+def test_every_sequence_lies_whole_in_one_row(lengths):
+    lengths = np.array(lengths, np.int64)
+    packing = pack(lengths, 9)
+    taken = np.zeros((packing.num_rows, 9), int)
+    for row, start, length in zip(packing.row, packing.start, lengths, strict=True):
+        assert start + length <= 9
+        taken[row, start : start + length] += 1
+    assert taken.max(initial=0) <= 1
+    assert (taken.sum(axis=1) > 0).all()
+    # No two rows could be one: at most one is half empty or less.
+    assert (taken.sum(axis=1) * 2 <= 9).sum() <= 1
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.integers(0, 5))
+def test_layout_is_what_a_loop_would_make(lengths, seed):
+    lengths = np.array(lengths, np.int64)
+    packing = pack(lengths, 7)
+    begins = np.cumsum(lengths) - lengths
+    rows = np.random.default_rng(seed).permutation(packing.num_rows + 2) - 1  # one row before, one behind the last
+    index, position, segment = packing.layout(rows, begins)
+    assert index.shape == position.shape == segment.shape == (len(rows), 7)
+    for place, row in enumerate(rows):
+        mine = np.flatnonzero(packing.row == row)
+        mine = mine[np.argsort(packing.start[mine])]
+        expected = [
+            (begins[s] + i, i, ordinal + 1, packing.start[s] + i)
+            for ordinal, s in enumerate(mine)
+            for i in range(lengths[s])
+        ]
+        slots = [slot for *_, slot in expected]
+        assert np.flatnonzero(segment[place]).tolist() == sorted(slots)
+        for event, at, ordinal, slot in expected:
+            assert (index[place, slot], position[place, slot], segment[place, slot]) == (event, at, ordinal)
+
+
+def test_natural_lengths_fill_nearly_every_slot():
+    lengths = np.clip(np.random.default_rng(0).lognormal(4.3, 1.0, 6000).astype(int), 1, 200)
+    assert pack(lengths, 200).fill > 0.98
+    lengths = np.clip(np.random.default_rng(0).lognormal(1.8, 0.6, 20000).astype(int), 1, 50)
+    assert pack(lengths, 50).fill > 0.98
+
+
+def test_a_length_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="wanted 1 to 4"):
+        pack(np.array([3, 5]), 4)

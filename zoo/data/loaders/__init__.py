@@ -1,0 +1,1 @@
+"""Loaders: a file per training objective, each a `keras.utils.PyDataset`."""

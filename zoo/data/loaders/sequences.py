@@ -1,0 +1,124 @@
+"""Sequences of events, packed: each row of a batch holds several, and hardly a slot is padding.
+
+What every model of sequences sees, in training, evaluation and serving:
+
+    item      (R, L) int32 tokens, oldest first; PAD where the slot is empty
+    position  (R, L) int32 place in its own sequence, from 0
+    segment   (R, L) int32 which sequence of the row; 0 where the slot is empty
+    slot      (B,) int32 flat slots (of R * L) whose states are wanted: the last event of each history, or what is to
+              be predicted; absent where all are
+
+Legend: R rows, L slots of a row, B histories, N negatives, n histories, E events.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numpy as np
+
+from config import RunConfig
+from zoo.data.catalogue import Catalogue
+from zoo.data.histories import Histories
+from zoo.data.loaders.loader import Loader
+from zoo.data.loaders.packing import pack
+from zoo.data.negatives import NegativeSampler
+from zoo.data.vocabulary import NUM_SPECIALS, PAD
+
+SHAPES = 8  # numbers of rows, at most, that `inputs` makes of the same number of histories
+
+
+class SequenceLoader(Loader):
+    """The most recent events of every training history, packed once; each epoch permutes the rows.
+
+    `train.batch_size` counts sequences: a batch has as many rows as hold that many on average.
+
+    Attributes:
+        packing: where each sequence lies.
+    """
+
+    min_length = 1  # slots of the shortest sequence there is anything to learn from
+
+    def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
+        super().__init__(histories, catalogue, config)
+        model: Any = config.model
+        begins, lengths = self.windows(model.max_length)
+        worth = lengths >= self.min_length
+        self._begins = begins[worth]
+        self.packing = pack(lengths[worth], model.max_length)
+        share = self.packing.num_rows / max(len(self._begins), 1)
+        self.rows_per_batch = max(round(config.train.batch_size * share), 1)
+
+    @abc.abstractmethod
+    def windows(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) position of the first event that is input, and (n,) number of inputs, of each history."""
+
+    @property
+    def num_examples(self) -> int:
+        return self.packing.num_rows
+
+    def rows(self, rows: np.ndarray, real: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """(x, index (R, L) of each slot's event in the flat arrays, real (R, L) whether there is one)."""
+        index, position, segment = self.packing.layout(np.where(real, rows, -1), self._begins)
+        return _inputs(self.histories, index, position, segment), index, segment > 0
+
+    @staticmethod
+    def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
+        ends = histories.offsets[1:]
+        lengths = np.clip(histories.lengths, 1, model_config.max_length)  # an empty history is one slot of PAD
+        packing = pack(lengths, model_config.max_length)
+        step = max(-(-len(histories) // SHAPES), 1)
+        rows = np.arange(-(-packing.num_rows // step) * step)
+        index, position, segment = packing.layout(rows, np.maximum(ends - lengths, 0))
+        x = _inputs(histories, index, position, segment)
+        x["slot"] = (packing.row * packing.row_length + packing.start + lengths - 1).astype(np.int32)
+        x["item"].reshape(-1)[x["slot"][histories.lengths == 0]] = PAD
+        return x
+
+
+class NextItemLoader(SequenceLoader):
+    """Every event of a sequence is to predict the next one. A batch is
+
+    x                       as above, without `slot`
+    x["negatives"]          (N,) int32, or (R, L, N) with `model.share_negatives=false`; where the loss needs them
+    x["negatives_log_q"]    the same shape, float32 log-probability of each under the sampler
+    x["log_q"]              (R, L) float32 the same of the positives
+    y                       (R, L) int32 the next item; PAD where there is none
+    weight                  (R, L) float32: column `weight` of the next event; 0 where it is no trained item
+    """
+
+    def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
+        super().__init__(histories, catalogue, config)
+        model: Any = config.model
+        self._weights = histories.columns.get("weight")
+        self._sampler = None
+        if model.loss != "softmax":
+            self._sampler = NegativeSampler(histories, catalogue, model.popularity_power)
+
+    def windows(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        last = np.maximum(self.histories.offsets[1:] - 1, self.histories.offsets[:-1])  # is no input, only a target
+        first = np.maximum(self.histories.offsets[:-1], last - max_length)
+        return first, last - first
+
+    def batch(self, rows: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[dict, Any, Any]:
+        x, index, filled = self.rows(rows, real)
+        target = np.minimum(index + 1, len(self.histories.item) - 1)
+        y = np.where(filled, self.histories.item[target], PAD)
+        weight = (y >= NUM_SPECIALS).astype(np.float32)
+        if self._weights is not None:
+            weight *= self._weights[target]
+        if self._sampler is not None:
+            model: Any = self.config.model
+            shape = (model.num_negatives,) if model.share_negatives else (*y.shape, model.num_negatives)
+            x["negatives"] = self._sampler.draw_any(int(np.prod(shape)), rng).reshape(shape)
+            log_p = np.maximum(self._sampler.log_p, -100).astype(np.float32)  # -inf of what is never drawn: no number
+            x["negatives_log_q"], x["log_q"] = log_p[x["negatives"]], log_p[y]
+        return x, y, weight
+
+
+def _inputs(histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray) -> dict:
+    """The events at `index`, laid out."""
+    items = histories.item[index] if len(histories.item) else np.zeros(index.shape, np.int32)
+    item = np.where(segment > 0, items, PAD).astype(np.int32)
+    return {"item": item, "position": position, "segment": segment}

@@ -1,0 +1,79 @@
+"""Transformer blocks: what SASRec, eSASRec and BERT4Rec stack.
+
+Legend: R rows, L slots of a row, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from zoo.layers.attention import SelfAttention
+
+
+class TransformerBlock(keras.layers.Layer):
+    """Attention, then a position-wise network, each in a residual branch with dropout.
+
+    kind
+      `pre_norm`   x + attention(norm(x)); x + network(norm(x)) (Xiong et al. 2020).
+      `post_norm`  norm(x + attention(x)); norm(x + network(x)) (Vaswani et al. 2017; BERT4Rec).
+      `ligr`       as `pre_norm`, each branch times a gate sigmoid(W x + b) of the input before its norm, and a SwiGLU
+                   network without bias (LiGR, Borisyuk et al. 2025; eSASRec).
+
+    Args:
+        dim: D.
+        num_heads: of the attention.
+        expansion: width of the network, in D.
+        activation: of the network; `ligr` has its own.
+        dropout: of both branches.
+        attention_dropout: of the attention weights.
+        kind: see above.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        expansion: int = 1,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        kind: str = "pre_norm",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.attention = SelfAttention(dim, num_heads, attention_dropout, name="attention")
+        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.network_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="network_norm")
+        gated = kind == "ligr"
+        self.inner = keras.layers.Dense(
+            (2 if gated else 1) * expansion * dim,
+            activation=None if gated else activation,
+            use_bias=not gated,
+            name="inner",
+        )
+        self.outer = keras.layers.Dense(dim, use_bias=not gated, name="outer")
+        self.drop = keras.layers.Dropout(dropout)
+        self.gates = []
+        if gated:
+            self.gates = [keras.layers.Dense(dim, activation="sigmoid", name=f"gate_{i}") for i in range(2)]
+
+    def call(self, x: Any, bias: Any, training: bool = False) -> Any:
+        """(R, L, D) -> (R, L, D); `bias` as in `SelfAttention`."""
+        if self.kind == "post_norm":
+            x = self.attention_norm(x + self.drop(self.attention(x, bias, training=training), training=training))
+            return self.network_norm(x + self.drop(self._network(x, training), training=training))
+        attended = self.drop(self.attention(self.attention_norm(x), bias, training=training), training=training)
+        x = x + (self.gates[0](x) * attended if self.gates else attended)
+        mixed = self.drop(self._network(self.network_norm(x), training), training=training)
+        return x + (self.gates[1](x) * mixed if self.gates else mixed)
+
+    def _network(self, x: Any, training: bool) -> Any:
+        x = self.inner(x)
+        if self.kind == "ligr":
+            gate, x = ops.split(x, 2, axis=-1)
+            x = ops.silu(gate) * x
+        return self.outer(self.drop(x, training=training))

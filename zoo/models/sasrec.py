@@ -1,0 +1,100 @@
+"""SASRec: causal self-attention over a history; gSASRec and eSASRec are settings of it.
+
+Legend: R rows, L slots of a row, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import ops
+from pydantic import Field, model_validator
+
+from config import RunConfig, TrainConfig
+from zoo.data.catalogue import Catalogue
+from zoo.data.loaders.sequences import NextItemLoader
+from zoo.layers.attention import HIDDEN, visible
+from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.transformer import TransformerBlock
+from zoo.registry import ModelSpec, Stage
+from zoo.sequential import SequentialConfig, SequentialRecommender
+
+
+class SASRecConfig(SequentialConfig):
+    """Hyperparameters of `SASRec`."""
+
+    num_blocks: int = Field(2, ge=1)
+    num_heads: int = Field(1, ge=1)
+    expansion: int = Field(1, ge=1, description="width of the position-wise network, in embedding_dim")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="of the attention weights")
+    block: Literal["pre_norm", "post_norm", "ligr"] = "pre_norm"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SASRecConfig:
+        if self.embedding_dim % self.num_heads:
+            raise ValueError(f"embedding_dim={self.embedding_dim} is no multiple of num_heads={self.num_heads}")
+        return self
+
+
+class SASRec(SequentialRecommender):
+    """Causal transformer over the last events, trained to predict each next item.
+
+    Deviations from Kang & McAuley 2018:
+      * full softmax by default, which beats its one-negative binary cross-entropy by a quarter of NDCG@10
+        (Klenitskiy & Vasilev 2023); `loss=bce,num_negatives=1,share_negatives=false` is the original's;
+      * rows are packed and positions count from the first event seen (it padded on the left and counted from the
+        padding);
+      * queries, keys and values are all of the normalised input (its queries alone were), as in every pre-norm
+        transformer since;
+      * dropout of the attention weights is an option, off by default.
+
+    References:
+        Kang & McAuley 2018, Self-attentive sequential recommendation.
+        Petrov & Macdonald 2023, gSASRec (`loss=gbce`). Tikhonovich et al. 2025, eSASRec (`block=ligr`).
+    """
+
+    def __init__(self, config: SASRecConfig, catalogue: Catalogue, **kwargs: Any):
+        super().__init__(config, catalogue, **kwargs)
+        dim = config.embedding_dim
+        self.position = IndexEmbedding(config.max_length, dim, name="position")
+        self.blocks = [
+            TransformerBlock(
+                dim,
+                config.num_heads,
+                config.expansion,
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+                kind=config.block,
+                name=f"block_{i}",
+            )
+            for i in range(config.num_blocks)
+        ]
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.build_weights()
+
+    def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        scale = self.config.embedding_dim**0.5
+        x = self.item_id(inputs["item"]) * scale + self.position(inputs["position"])
+        x = self.drop(x, training=training)
+        seen = visible(inputs["segment"], causal=True)[:, None]
+        bias = ops.cast(ops.where(seen, 0.0, HIDDEN), x.dtype)  # (R, 1, L, L)
+        for block in self.blocks:
+            x = block(x, bias, training=training)
+        return self.norm(x)
+
+
+def _recipe(train: dict[str, Any], **model: Any) -> RunConfig:
+    return RunConfig(model=SASRecConfig(**model), train=TrainConfig(**train))
+
+
+MODEL = ModelSpec(
+    model=SASRec,
+    stages=(Stage(name="train", loader=NextItemLoader),),
+    presets={
+        "tiny": _recipe({"epochs": 20, "batch_size": 32, "learning_rate": 5e-3}, embedding_dim=16, max_length=16),
+        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, max_length=50),
+        "ml-1m": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}),
+    },
+    paper="https://doi.org/10.1109/ICDM.2018.00035",
+)
