@@ -12,8 +12,8 @@ from zoo import backends
 from zoo.data.features import FeatureTable
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.features import FeatureEncoder
-from zoo.layers.pooling import RecencyPooling
 from zoo.layers.normalize import l2_normalize
+from zoo.layers.pooling import RecencyPooling
 from zoo.layers.tower import Tower
 
 RNG = np.random.default_rng(3)

@@ -75,7 +75,7 @@ def pack(lengths: np.ndarray, row_length: int) -> Packing:
     Raises:
         ValueError: a length is out of range.
     """
-    if len(lengths) and not (1 <= lengths.min() and lengths.max() <= row_length):
+    if len(lengths) and not (lengths.min() >= 1 and lengths.max() <= row_length):
         raise ValueError(f"lengths from {lengths.min()} to {lengths.max()}; wanted 1 to {row_length}")
     by_length = np.argsort(lengths, kind="stable")
     left = np.bincount(lengths, minlength=row_length + 1)
