@@ -15,7 +15,7 @@ from keras import ops
 from zoo.data.vocabulary import NUM_SPECIALS
 
 NEVER = -1e9  # logit of a candidate that is not one; finite, so that no row can become NaN
-CHUNK_ELEMENTS = 2**21  # logits held at once by `softmax_cross_entropy`: 8 MB in float32
+CHUNK_ELEMENTS = 2**20  # logits held at once by `softmax_cross_entropy`: 4 MB in float32, which stay in the cache
 CHUNK_ROWS = 64  # but never fewer rows than this
 
 
@@ -156,18 +156,18 @@ def _softmax_forward(hidden: Any, table: Any, labels: Any, share: Any, bias: Any
         logits = ops.cast(ops.matmul(part, transposed), "float32")  # (t, V)
         if bias is not None:
             logits = logits + ops.cast(bias, "float32")
-        label_logit = ops.take_along_axis(logits, label[:, None], axis=1)
-        top = ops.max(logits, axis=1, keepdims=True)
-        exponential = ops.exp(logits - top)
-        total = ops.sum(exponential, axis=1, keepdims=True)
-        loss = loss + ops.sum(weight * (ops.log(total) + top - label_logit))
-        residual = exponential * (weight / total)  # (t, V) weight * softmax; the label's -weight comes at the end
+        likely = ops.softmax(logits, axis=1)
+        # log of the sum of exponentials, from the likeliest item: that of the label may round to zero.
+        total = ops.max(logits, axis=1, keepdims=True) - ops.log(ops.max(likely, axis=1, keepdims=True))
+        loss = loss + ops.sum(weight * (total - ops.take_along_axis(logits, label[:, None], axis=1)))
+        # The weights go onto the smaller factor; the label's -1 comes at the end.
         if bias is not None:
-            bias_gradient = bias_gradient + ops.sum(residual, axis=0)
-        residual = ops.cast(residual, part.dtype)
-        pulled = ops.matmul(residual, table) - ops.take(table, label, axis=0) * ops.cast(weight, table.dtype)
+            bias_gradient = bias_gradient + ops.matmul(ops.transpose(weight), likely)[0]
+        likely = ops.cast(likely, part.dtype)
+        weight = ops.cast(weight, part.dtype)
+        pulled = ops.matmul(likely, table) * weight - ops.take(table, label, axis=0) * weight
         hidden_gradient = ops.slice_update(hidden_gradient, (start, 0), pulled)
-        table_gradient = table_gradient + ops.cast(ops.matmul(ops.transpose(residual), part), "float32")
+        table_gradient = table_gradient + ops.cast(ops.matmul(ops.transpose(likely), part * weight), "float32")
         return loss, hidden_gradient, table_gradient, bias_gradient
 
     start = (ops.zeros(()), ops.zeros_like(filled), ops.zeros((items, dim)), ops.zeros((items,)))
