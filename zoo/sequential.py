@@ -69,6 +69,10 @@ class SequentialRecommender(Recommender):
         states = ops.reshape(states, (-1, states.shape[-1]))
         if "slot" in inputs:
             states = ops.take(states, inputs["slot"], axis=0)
+        return self.compared(states)
+
+    def compared(self, states: Any) -> Any:
+        """(T, D) states -> (T, D or D + 1) whose inner products with `item_embeddings` are the scores."""
         if self.config.similarity == "cosine":
             states = l2_normalize(states) / self.config.temperature
         if self.bias_id is not None:

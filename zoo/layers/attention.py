@@ -51,6 +51,30 @@ class SelfAttention(keras.layers.Layer):
             bias: (R, 1, L, L) added to the logits: 0 where slot i sees slot j, HIDDEN where it may not.
         """
         query, key, value = (self._heads(part) for part in ops.split(self.query_key_value(x), 3, axis=-1))
+        return self._attend(x, query, key, value, bias, training)
+
+    def extend(self, x: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
+        """The same for events appended to B sequences whose keys and values are known; costs O(L) an event.
+
+        Args:
+            x: (B, M, D) the new events.
+            position: (B, M) place of each in its sequence, below L.
+            cache: keys and values (B, H, L, D / H) by position; those at and after a new event are not looked at.
+
+        Returns:
+            (B, M, D), and the cache with the new events in it.
+        """
+        query, key, value = (self._heads(part) for part in ops.split(self.query_key_value(x), 3, axis=-1))
+        slots = ops.arange(cache[0].shape[2], dtype="int32")
+        here = ops.equal(position[:, :, None], slots[None, None, :])  # (B, M, L)
+        kept = ops.cast(ops.logical_not(ops.any(here, axis=1)), x.dtype)[:, None, :, None]
+        place = ops.transpose(ops.cast(here, x.dtype), (0, 2, 1))[:, None]  # (B, 1, L, M)
+        keys, values = (old * kept + ops.matmul(place, new) for old, new in zip(cache, (key, value), strict=True))
+        seen = ops.greater_equal(position[:, None, :, None], slots[None, None, None, :])  # (B, 1, M, L)
+        bias = ops.cast(ops.where(seen, 0.0, HIDDEN), x.dtype)
+        return self._attend(x, query, keys, values, bias, False), (keys, values)
+
+    def _attend(self, x: Any, query: Any, key: Any, value: Any, bias: Any, training: bool) -> Any:
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * query.shape[-1] ** -0.5 + bias
         weights = self.drop(ops.softmax(logits, axis=-1), training=training)  # (R, H, L, L)
         mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))

@@ -5,6 +5,7 @@ Legend: R rows, L slots of a row, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -63,10 +64,23 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(self, x: Any, bias: Any, training: bool = False) -> Any:
         """(R, L, D) -> (R, L, D); `bias` as in `SelfAttention`."""
+        return self._residual(x, lambda seen: self.attention(seen, bias, training=training), training)
+
+    def extend(self, x: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
+        """`call` for events appended to sequences, as in `SelfAttention.extend`."""
+
+        def attend(seen):
+            nonlocal cache
+            result, cache = self.attention.extend(seen, position, cache)
+            return result
+
+        return self._residual(x, attend, False), cache
+
+    def _residual(self, x: Any, attention: Callable[[Any], Any], training: bool) -> Any:
         if self.kind == "post_norm":
-            x = self.attention_norm(x + self.drop(self.attention(x, bias, training=training), training=training))
+            x = self.attention_norm(x + self.drop(attention(x), training=training))
             return self.network_norm(x + self.drop(self._network(x, training), training=training))
-        attended = self.drop(self.attention(self.attention_norm(x), bias, training=training), training=training)
+        attended = self.drop(attention(self.attention_norm(x)), training=training)
         x = x + (self.gates[0](x) * attended if self.gates else attended)
         mixed = self.drop(self._network(self.network_norm(x), training), training=training)
         return x + (self.gates[1](x) * mixed if self.gates else mixed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import keras
+import numpy as np
 from keras import ops
 from pydantic import Field, model_validator
 
@@ -74,14 +75,31 @@ class SASRec(SequentialRecommender):
         self.build_weights()
 
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        scale = self.config.embedding_dim**0.5
-        x = self.item_id(inputs["item"]) * scale + self.position(inputs["position"])
-        x = self.drop(x, training=training)
+        x = self.drop(self._embed(inputs), training=training)
         seen = visible(inputs["segment"], causal=True)[:, None]
         bias = ops.cast(ops.where(seen, 0.0, HIDDEN), x.dtype)  # (R, 1, L, L)
         for block in self.blocks:
             x = block(x, bias, training=training)
         return self.norm(x)
+
+    def empty_cache(self, size: int) -> dict[str, np.ndarray]:
+        """Keys and values of `size` histories without events, by block; see `zoo.streaming`."""
+        config = self.config
+        shape = (size, config.num_heads, config.max_length, config.embedding_dim // config.num_heads)
+        names = [f"{part}_{i}" for i in range(config.num_blocks) for part in ("key", "value")]
+        return {name: np.zeros(shape, np.float32) for name in names}
+
+    def extend(self, inputs: dict[str, Any], cache: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """States (B, M, D) of the events `item` (B, M) at `position` (B, M), and the cache with them in it."""
+        x, cache = self._embed(inputs), dict(cache)
+        for i, block in enumerate(self.blocks):
+            x, (cache[f"key_{i}"], cache[f"value_{i}"]) = block.extend(
+                x, inputs["position"], (cache[f"key_{i}"], cache[f"value_{i}"])
+            )
+        return self.norm(x), cache
+
+    def _embed(self, inputs: dict[str, Any]) -> Any:
+        return self.item_id(inputs["item"]) * self.config.embedding_dim**0.5 + self.position(inputs["position"])
 
 
 def _recipe(train: dict[str, Any], **model: Any) -> RunConfig:
