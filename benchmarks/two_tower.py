@@ -1,6 +1,5 @@
-"""The two-tower on MovieLens: against anchors on ML-1M, what features and ratings are worth on ML-100K.
+"""The two-tower on MovieLens-100K: what features and ratings are worth.
 
-    python -m benchmarks.two_tower ml-1m FILE       # the preprocessed MovieLens-1M of SASRec, "user item" lines
     python -m benchmarks.two_tower cold FOLDER      # ml-100k: items never trained on, with and without features
     python -m benchmarks.two_tower ratings FOLDER   # ml-100k: ratings used and ignored, everything else equal
 
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,6 @@ from zoo.recommender import Recommender
 
 SEEDS = (0, 1, 2)
 SPEC = registry.get("two_tower")
-EASE = {"ml-1m": ("EASE with recency", 0.2303, 0.1284), "ml-1m-static": ("EASE", 0.1089, 0.0535)}
 COLD_SHARE = 0.1  # of the items, all of whose events are test
 LIKED, DISLIKED = 4, 2  # stars
 
@@ -51,29 +48,6 @@ def report(name: str, row: dict[str, list[float]]) -> None:
     print(
         f"{name:<34}" + "  ".join(f"{metric} {mean:.4f} ±{std:.4f}" for metric, (mean, std) in row.items()), flush=True
     )
-
-
-def against_anchors(file: str) -> dict[str, Any]:
-    """Leave-one-out by the order of the file: the same split, candidates and rule as the anchors."""
-    results = {}
-    for preset, (anchor, hit_rate, ndcg) in EASE.items():
-        config = SPEC.preset(preset)
-        data = DataConfig(path=file, layout="pairs")
-        prepared = prepare(splits.leave_one_out(sources.load(data, config.sample, 0)))
-        rows = []
-        for seed in SEEDS:
-            started = time.perf_counter()
-            model, fitted = train(override(config, [f"seed={seed}"]), prepared)
-            metrics = evaluation.evaluate(model, *prepared.cases("test"), prepared.catalogue, config.evaluate).metrics
-            rows.append(
-                {"val_ndcg@10": fitted.best_value or 0.0}
-                | {name: metrics[name] for name in ("hit_rate@10", "ndcg@10", "hit_rate@50", "ndcg@50")}
-                | {"best_epoch": fitted.best_epoch, "seconds": time.perf_counter() - started}
-            )
-        results[preset] = spread(rows) | {anchor: [hit_rate, ndcg]}
-        report(preset, spread(rows))
-        print(f"{anchor:<34}  hit_rate@10 {hit_rate}  ndcg@10 {ndcg}")
-    return results
 
 
 # ---------------------------------------------------------------------------------------------------- ml-100k
@@ -179,7 +153,7 @@ def ratings(folder: str) -> dict[str, Any]:
     return results
 
 
-BENCHMARKS = {"ml-1m": against_anchors, "cold": cold_items, "ratings": ratings}
+BENCHMARKS = {"cold": cold_items, "ratings": ratings}
 
 
 def main() -> None:
