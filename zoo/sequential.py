@@ -51,8 +51,8 @@ class SequentialRecommender(Recommender):
         super().__init__(config, catalogue, **kwargs)
         items = catalogue.items
         self.num_tokens = items.size
-        # Of this scale the logits start near zero, and the uniform distribution is the first guess.
-        start = keras.initializers.RandomNormal(stddev=config.embedding_dim**-0.5)
+        # Small, so that the first guess is uniform and Adam's steps of fixed size soon outweigh the start.
+        start = keras.initializers.RandomNormal(stddev=0.02)
         self.item_id = IdEmbedding(items.trained_size, config.embedding_dim, initializer=start, name="item_id")
         self.bias_id = None
         if config.item_bias:
