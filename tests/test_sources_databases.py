@@ -57,9 +57,9 @@ def test_the_only_table_of_sqlite(tmp_path):
     path = make(tmp_path / "shop's 100% #1?.db", ROWS)
     before = path.read_bytes()
     dataset = load(path)
-    assert pairs(dataset) == [(2, "b"), (2, "07 é'"), (1, "b")]
+    assert pairs(dataset) == [(1, "b"), (2, "b"), (2, "07 é'")]
     assert dataset.users.ids.dtype == np.int64
-    np.testing.assert_array_equal(dataset.events.columns["price"], np.array([1.5, np.nan, 3], np.float32))
+    np.testing.assert_array_equal(dataset.events.columns["price"], np.array([3, 1.5, np.nan], np.float32))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
@@ -73,7 +73,7 @@ def test_query_of_sqlite(tmp_path):
     assert "2 tables ('orders', 'skus'); choose with data.query" in error_of(path)
     query = "SELECT buyer, sku FROM orders WHERE price IS NULL OR price > 2 ORDER BY buyer;"
     assert pairs(load(path, query=query)) == [(1, "b"), (2, "07 é'")]
-    assert pairs(load(path, query=query, columns=Columns(user="sku", item="buyer"))) == [("b", 1), ("07 é'", 2)]
+    assert pairs(load(path, query=query, columns=Columns(user="sku", item="buyer"))) == [("07 é'", 2), ("b", 1)]
 
 
 def test_features_from_sqlite(tmp_path):
@@ -176,7 +176,7 @@ def test_postgresql(server):
     start = np.datetime64("2019-12-31T22:00:00", "ms").astype(int)
     np.testing.assert_array_equal(dataset.events.timestamp, start + order * 1000)
     np.testing.assert_array_equal(dataset.events.columns["price"], order % 5)
-    assert dataset.labels == {"action": ("view", "buy")}
+    assert dataset.labels == {"action": ("buy", "view")}
     assert dataset.users.ids.dtype == np.int64
 
 

@@ -62,7 +62,7 @@ def collect(
             (no leading zero, no plus, at most 18 digits) they become int64, else all stay text.
 
     Returns:
-        users and items in the order of their first appearance in the file.
+        users and items in the order of their ids, so that the order of the rows decides nothing but ties of time.
 
     Raises:
         DataError: a value that cannot be used, with its row (counted from 1, without a header).
@@ -142,8 +142,8 @@ def _refuse_mixed(connection: duckdb.DuckDBPyConnection, side: str, name: str) -
 
 
 def _code_ids(connection: duckdb.DuckDBPyConnection, side: str, infer: bool, name: str) -> tuple[np.ndarray, list[str]]:
-    """Makes the table `{side}_codes` (value, code), by first appearance; returns the ids and notes."""
-    _code(connection, side, '"user" IS NOT NULL AND item IS NOT NULL')
+    """Makes the table `{side}_codes` (value, code), in the order of the ids; returns the ids and notes."""
+    _code(connection, side, '"user" IS NOT NULL AND item IS NOT NULL', "TRY_CAST(value AS BIGINT), " if infer else "")
     if not scalar(connection, f"SELECT count(*) FROM {side}_codes"):
         raise DataError(f"{name}: no row has both a user and an item")
     value = "value"
@@ -157,7 +157,7 @@ def _code_ids(connection: duckdb.DuckDBPyConnection, side: str, infer: bool, nam
 
 
 def _code_labels(connection: duckdb.DuckDBPyConnection, column: str, name: str) -> tuple[str, ...]:
-    """Makes the table `{column}_codes` (value, code), by first appearance; returns the labels."""
+    """Makes the table `{column}_codes` (value, code), in the order of the labels; returns them."""
     _code(connection, column, "true")
     labels = connection.execute(f"SELECT value FROM {column}_codes ORDER BY code").fetchall()
     if len(labels) > np.iinfo(np.int16).max:
@@ -168,11 +168,12 @@ def _code_labels(connection: duckdb.DuckDBPyConnection, column: str, name: str) 
     return tuple(label for (label,) in labels)
 
 
-def _code(connection: duckdb.DuckDBPyConnection, column: str, where: str) -> None:
+def _code(connection: duckdb.DuckDBPyConnection, column: str, where: str, first: str = "") -> None:
+    """Makes the table `{column}_codes`; `first` is SQL to order by before the value itself."""
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE {column}_codes AS "
-        "SELECT value, CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS code "
-        f"FROM (SELECT {column} AS value, min(rowid) AS first FROM log WHERE {where} GROUP BY 1)"
+        f"SELECT value, CAST(row_number() OVER (ORDER BY {first}value) - 1 AS INTEGER) AS code "
+        f"FROM (SELECT DISTINCT {column} AS value FROM log WHERE {where})"
     )
 
 
