@@ -38,7 +38,7 @@ def parse_args(arguments):
     parser.add_argument(
         "action", nargs="?", metavar="ACTION", help="one of the actions below; none runs the first four"
     )
-    parser.add_argument("--model", default="two_tower", help="a name of list_models (two_tower)")
+    parser.add_argument("--model", help="a name of list_models (the one in --run-dir, or two_tower)")
     parser.add_argument("--models", help="compare_models: names with commas between them")
     parser.add_argument("--preset", help="a recipe of the model (the one named like the data, or base)")
     parser.add_argument(
@@ -62,9 +62,8 @@ def choose_backend():
     wanted = os.environ.get("KERAS_BACKEND")
     if wanted and wanted not in BACKENDS:
         close = difflib.get_close_matches(wanted, BACKENDS, n=1)
-        raise SystemExit(
-            f"error: KERAS_BACKEND={wanted}: unknown; {close[0] if close else ', '.join(BACKENDS)} is known"
-        )
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(BACKENDS)}"
+        raise SystemExit(f"error: KERAS_BACKEND={wanted}: unknown; {hint}")
     if wanted and wanted not in installed:
         raise SystemExit(f"error: KERAS_BACKEND={wanted}: not installed; pip install '.[{wanted}]'")
     if not installed:

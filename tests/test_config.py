@@ -153,7 +153,7 @@ def test_config_survives_json():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"trian": {}}, "trian={}: unknown key"),
+        ({"trian": {}}, "trian: unknown key"),
         ({"train": {"epoch": 3}}, "train.epoch=3: unknown key"),
         ({"train": 3}, "train=3"),
         ({"model": 3}, "model=3"),

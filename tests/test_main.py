@@ -176,6 +176,7 @@ def test_list_models_names_them_all(zoo):
         (["train_validation_model", "--data", "nowhere.csv"], "nowhere.csv"),
         (["compute_predictions", "--run-dir", "nowhere"], "train one first"),
         (["compare_models"], "--models"),
+        (["show_config", "--model", "sasrec", "--override", "num_heads=3"], "model: embedding_dim=64 is no multiple"),
         (["export_embeddings", "--run-dir", "nowhere"], "nowhere"),
     ],
 )
@@ -225,6 +226,29 @@ def test_a_full_disk_leaves_what_was_there(zoo, tmp_path, monkeypatch):
     assert {path for path in (tmp_path / "run").iterdir() if path.is_file()} == set(before)
 
 
+def test_a_disk_that_fills_up_in_training_ends_it_in_one_line(tmp_path):
+    """In a process of its own: HDF5 dies of a full disk."""
+    limited = (
+        "import resource, sys; limit = resource.getrlimit(resource.RLIMIT_FSIZE);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]));"  # no file may grow beyond
+        f"sys.path.insert(0, {str(ROOT)!r}); import main; sys.exit(main.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", limited, "train_validation_model", "--model", "sasrec", "--preset", "tiny"]
+    options = ["--run-dir", str(tmp_path / "run"), "--override", f"{SMALL},epochs=1"]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert "error: " in result.stderr and "File too large" in result.stderr and "Traceback" not in result.stderr
+    assert not list((tmp_path / "run").glob("**/*.h5"))
+
+
+def test_a_run_of_another_model_is_refused(zoo):
+    assert zoo("train_validation_model", "--model", "most_popular", "--run-dir", "run", "--override", SMALL)[0] == 0
+    for action in ("evaluate", "compute_predictions", "export_embeddings"):
+        code, _, error = zoo(action, "--model", "ease", "--run-dir", "run")
+        assert code == 2 and "holds a run of most_popular" in one_line(error)
+    assert zoo("evaluate", "--run-dir", "run")[0] == 0
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("backend", ["jaxx", "tensorflow"])
 def test_a_backend_that_is_not_there(backend, tmp_path):
@@ -236,7 +260,7 @@ def test_a_backend_that_is_not_there(backend, tmp_path):
     command = [sys.executable, str(ROOT / "main.py"), "list_models"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
-    assert ("jax is known" if backend == "jaxx" else "not installed") in one_line(result.stderr)
+    assert ("did you mean 'jax'" if backend == "jaxx" else "not installed") in one_line(result.stderr)
 
 
 @pytest.mark.once

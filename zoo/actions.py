@@ -19,7 +19,7 @@ from zoo.data.dataset import DataError, Dataset
 from zoo.data.histories import Histories
 from zoo.data.vocabulary import UNKNOWN
 from zoo.recommender import Baseline, Recommender
-from zoo.request import Request, resolve, resolve_many, run_dir, with_data
+from zoo.request import Request, refuse_another, resolve, resolve_many, run_dir, with_data
 
 
 def run(action: str, options: Namespace) -> None:
@@ -299,6 +299,7 @@ def _load_run(options: Namespace, production: bool = True) -> tuple[artifacts.Ru
     directory = run_dir(options)
     if production and artifacts.exists(directory / "production"):
         directory = directory / "production"
+    refuse_another(directory, artifacts.read_info(directory)["model"], options)
     run = artifacts.load(directory)
     config = override(with_data(run.config, options.data), options.override)
     if config.model != run.config.model:

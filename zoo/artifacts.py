@@ -15,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,22 @@ def replacing(path: Path) -> Iterator[Path]:
             os.unlink(temporary)
 
 
+def reserve(path: Path, arrays: Iterable[Any]) -> None:
+    """Makes sure that `path` has room for `arrays` as HDF5, which crashes the process when a disk is full.
+
+    Raises:
+        OSError: there is no room, or the user may not have it.
+    """
+    size = sum(math.prod(array.shape) * 4 + 4096 for array in arrays)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "wb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path.parent)) from None
+            file.truncate(0)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     with replacing(path) as temporary:
@@ -113,6 +130,7 @@ def save(
     """
     write_arrays(directory / VOCABULARY, model.catalogue.arrays())
     with replacing(directory / WEIGHTS) as temporary:
+        reserve(temporary, model.arrays().values() if isinstance(model, Baseline) else model.variables)
         # Keras insists on the ending .weights.h5, so the file gets it before it gets its name.
         written = temporary.with_name(temporary.name + ".weights.h5")
         try:

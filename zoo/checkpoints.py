@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from config import ConfigError
-from zoo.artifacts import replacing
+from zoo.artifacts import replacing, reserve
 
 FILE, PREVIOUS = "checkpoint.h5", "checkpoint.previous.h5"
 
@@ -101,14 +101,16 @@ def write(
     """
     plain = {f.name: getattr(progress, f.name) for f in dataclasses.fields(progress) if f.name != "best_weights"}
     groups = {"model": values(model), "optimizer": values(optimizer), "best": progress.best_weights}
-    with replacing(directory / FILE) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["identity"] = json.dumps(identity)
-        file.attrs["progress"] = json.dumps(plain)
-        for name, arrays in groups.items():
-            if arrays is not None:
-                group = file.create_group(name)
-                for index, array in enumerate(arrays):
-                    group.create_dataset(str(index), data=array)
+    with replacing(directory / FILE) as temporary:
+        reserve(temporary, [array for arrays in groups.values() for array in arrays or ()])
+        with h5py.File(temporary, "w") as file:
+            file.attrs["identity"] = json.dumps(identity)
+            file.attrs["progress"] = json.dumps(plain)
+            for name, arrays in groups.items():
+                if arrays is not None:
+                    group = file.create_group(name)
+                    for index, array in enumerate(arrays):
+                        group.create_dataset(str(index), data=array)
 
 
 def read(path: Path) -> Checkpoint:

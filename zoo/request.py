@@ -9,6 +9,8 @@ from pathlib import Path
 from config import ConfigError, RunConfig, override
 from zoo import artifacts, registry
 
+DEFAULT_MODEL = "two_tower"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -31,7 +33,13 @@ class Request:
 
 def run_dir(options: Namespace) -> Path:
     """Where the run of these options lies."""
-    return options.run_dir or Path("runs") / options.model
+    return options.run_dir or Path("runs") / (options.model or DEFAULT_MODEL)
+
+
+def refuse_another(directory: Path, saved: str, options: Namespace) -> None:
+    """Raises: the run in `directory` is of another model than the one asked for."""
+    if options.model not in (None, saved):
+        raise ConfigError(f"{directory}: holds a run of {saved}; give --model {saved} or another --run-dir")
 
 
 def resolve(options: Namespace, from_run: bool = False) -> Request:
@@ -43,13 +51,13 @@ def resolve(options: Namespace, from_run: bool = False) -> Request:
     directory = run_dir(options)
     if from_run and options.preset is None and artifacts.exists(directory):
         saved, config = artifacts.read_config(directory)
-        if saved != options.model:
-            raise ConfigError(f"{directory}: holds a run of {saved}; give --model {saved} or another --run-dir")
-        preset = artifacts.read_info(directory)["preset"]
+        refuse_another(directory, saved, options)
+        preset, name = artifacts.read_info(directory)["preset"], saved
     else:
-        preset, config = _preset(options, options.model)
+        name = options.model or DEFAULT_MODEL
+        preset, config = _preset(options, name)
     config = override(with_data(config, options.data), options.override)
-    return Request(options.model, preset, config, directory, options.resume)
+    return Request(name, preset, config, directory, options.resume)
 
 
 def resolve_many(options: Namespace) -> list[Request]:
