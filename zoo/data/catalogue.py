@@ -11,7 +11,7 @@ import numpy as np
 from zoo.data import splits
 from zoo.data.dataset import Entities
 from zoo.data.features import FeatureTable, encode_features
-from zoo.data.histories import Histories
+from zoo.data.histories import Histories, Prefixes
 from zoo.data.splits import Part, Split
 from zoo.data.vocabulary import NUM_SPECIALS, UNKNOWN, Vocabulary
 
@@ -92,8 +92,11 @@ class Prepared:
     item_token: np.ndarray
     train: Histories
 
-    def cases(self, name: Part) -> tuple[Histories, Histories]:
-        """(histories, targets) of the users evaluated in `validation` or `test`, row by row the same users."""
+    def cases(self, name: Part) -> tuple[Histories | Prefixes, Histories]:
+        """(histories, targets) of the users evaluated in `validation` or `test`, row by row the same users.
+
+        Of a rolling split there is a row for each target, and a user's rows follow each other.
+        """
         rows = self.split.users(name)
         chosen = np.zeros(len(self.split.dataset.users), bool)
         chosen[rows] = True
@@ -101,6 +104,8 @@ class Prepared:
         mine = chosen[events.user]
         known = np.isin(self.split.part, splits.KNOWN[name]) & mine
         target = (self.split.part == splits.TARGET[name]) & mine
+        if self.split.rolling:
+            return _one_by_one(self._histories(known | target, rows), target[known | target])
         return self._histories(known, rows), self._histories(target, rows)
 
     def all_histories(self) -> Histories:
@@ -110,6 +115,13 @@ class Prepared:
 
     def _histories(self, chosen: np.ndarray | slice, rows: np.ndarray) -> Histories:
         return Histories.from_events(self.split.dataset.events.take(chosen), rows, self.user_token, self.item_token)
+
+
+def _one_by_one(histories: Histories, target: np.ndarray) -> tuple[Prefixes, Histories]:
+    """What precedes each event of `target` (E,), and that event: a row for each."""
+    owner, event = histories.row_of_event[target], np.flatnonzero(target)
+    prefixes = Prefixes(histories, owner, event - histories.offsets[owner])
+    return prefixes, Histories(histories.user[owner], np.arange(len(event) + 1), histories.item[event])
 
 
 def prepare(split: Split) -> Prepared:

@@ -1,7 +1,7 @@
 """Cleaning: what to keep of a log. Each step says in the data set's notes what it dropped.
 
-The steps run in the order of their options: actions, window, score, duplicates, bots, k-core, weights. Users and
-items keep their rows, so that features of those without an event left stay known.
+The steps run in the order of their options: actions, domains, window, score, duplicates, sessions, bots, k-core,
+weights. Users and items keep their rows, so that features of those without an event left stay known.
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ def clean(dataset: Dataset, config: DataConfig) -> Dataset:
     read = dataset
     if config.actions is not None:
         dataset = keep_actions(dataset, config.actions)
+    if config.domains is not None:
+        dataset = keep_domains(dataset, config.domains)
     if config.since is not None or config.until is not None:
         dataset = keep_window(dataset, config.since, config.until)
     if config.min_score is not None:
         dataset = keep_scores(dataset, config.min_score)
     if config.duplicates != "keep":
         dataset = merge_duplicates(dataset, config.duplicates)
+    if config.min_session_events > 1:
+        dataset = drop_short_sessions(dataset, config.min_session_events, config.session_gap)
     if config.max_user_events is not None:
         dataset = drop_bots(dataset, config.max_user_events)
     if config.min_user_events > 1 or config.min_item_events > 1:
@@ -52,9 +56,16 @@ def clean(dataset: Dataset, config: DataConfig) -> Dataset:
 
 def keep_actions(dataset: Dataset, actions: tuple[str, ...]) -> Dataset:
     """The events of these actions."""
-    codes = _action_codes(dataset, actions, "data.actions")
+    codes = _codes(dataset, "action", actions, "data.actions")
     kept = np.isin(dataset.events.columns["action"], codes)
     return _keep(dataset, kept, f"data.actions={','.join(actions)}")
+
+
+def keep_domains(dataset: Dataset, domains: tuple[str, ...]) -> Dataset:
+    """The events of these domains."""
+    codes = _codes(dataset, "domain", domains, "data.domains")
+    kept = np.isin(dataset.events.columns["domain"], codes)
+    return _keep(dataset, kept, f"data.domains={','.join(domains)}")
 
 
 def keep_window(dataset: Dataset, since: str | None, until: str | None) -> Dataset:
@@ -109,6 +120,30 @@ def merge_duplicates(dataset: Dataset, policy: str) -> Dataset:
     return _keep(dataset, kept, f"data.duplicates={policy}")
 
 
+def drop_short_sessions(dataset: Dataset, min_session_events: int, session_gap: float) -> Dataset:
+    """The events of sessions with at least so many; a session ends with `session_gap` minutes of silence."""
+    if dataset.events.timestamp is None:
+        raise DataError(
+            f"{dataset.name}: data.min_session_events={min_session_events} needs timestamps, and this log has none; "
+            "write data.min_session_events=1"
+        )
+    session = sessions(dataset.events.user, dataset.events.timestamp, session_gap)
+    kept = (np.bincount(session) >= min_session_events)[session]
+    step = f"data.min_session_events={min_session_events}, data.session_gap={session_gap:g}"
+    return _keep(dataset, kept, step, f" of {session[-1] + 1:,} sessions")
+
+
+def sessions(user: np.ndarray, timestamp: np.ndarray, session_gap: float) -> np.ndarray:
+    """(E,) number of each event's session, from 0: a run of a user's events without a silence of over `session_gap`.
+
+    Args:
+        user, timestamp: (E,) sorted by user, then by time in milliseconds.
+        session_gap: minutes.
+    """
+    starts = (np.diff(timestamp) > session_gap * 60_000) | (user[1:] != user[:-1])
+    return np.cumsum(np.append(False, starts)[: len(user)])
+
+
 def drop_bots(dataset: Dataset, max_user_events: int) -> Dataset:
     """The events of users with at most so many."""
     user = dataset.events.user
@@ -138,7 +173,7 @@ def core(events: Events, min_user_events: int, min_item_events: int) -> np.ndarr
 
 def weigh_actions(dataset: Dataset, weights: dict[str, float]) -> Dataset:
     """The data set with an event column `weight` (float32): of its action as given, 1 where none is."""
-    codes = _action_codes(dataset, weights, "data.action_weights")
+    codes = _codes(dataset, "action", weights, "data.action_weights")
     table = np.ones(len(dataset.labels["action"]), np.float32)
     for (action, weight), code in zip(weights.items(), codes, strict=True):
         if weight < 0:
@@ -167,20 +202,20 @@ def _keep(dataset: Dataset, kept: np.ndarray, step: str, detail: str = "") -> Da
     return replace(after, notes=(*after.notes, note))
 
 
-def _action_codes(dataset: Dataset, actions: Iterable[str], option: str) -> list[int]:
-    """Codes of the named actions.
+def _codes(dataset: Dataset, column: str, names: Iterable[str], option: str) -> list[int]:
+    """Codes of the named labels of the column `action` or `domain`.
 
     Raises:
-        ConfigError: the log has no actions, or not this one (with the nearest).
+        ConfigError: the log has no such column, or not this label (with the nearest).
     """
-    known = dataset.labels.get("action")
-    if known is None or "action" not in dataset.events.columns:
+    known = dataset.labels.get(column)
+    if known is None or column not in dataset.events.columns:
         raise ConfigError(
-            f"{option}: {dataset.name} has no column of actions; set data.columns.action or unset {option}"
+            f"{option}: {dataset.name} has no column of {column}s; set data.columns.{column} or unset {option}"
         )
-    for action in actions:
-        if action not in known:
-            close = difflib.get_close_matches(action, known, n=1, cutoff=0.4)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
-            raise ConfigError(f"{option}: {dataset.name} has no action {action!r}; {hint}")
-    return [known.index(action) for action in actions]
+            raise ConfigError(f"{option}: {dataset.name} has no {column} {name!r}; {hint}")
+    return [known.index(name) for name in names]

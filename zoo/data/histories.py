@@ -65,6 +65,11 @@ class Histories:
         return len(self.user)
 
     @property
+    def owner(self) -> np.ndarray:
+        """(n,) whose each row is, as a number: here each has an owner of its own."""
+        return np.arange(len(self))
+
+    @property
     def lengths(self) -> np.ndarray:
         """(n,) events in each history."""
         return np.diff(self.offsets)
@@ -116,3 +121,37 @@ class Histories:
         if not len(self.item):
             return np.full(index.shape, PAD, np.int32)
         return np.where(real, self.item[index], PAD).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Beginnings of histories, many of the same one: made a batch at a time, for together they may be quadratic.
+
+    Attributes:
+        histories: h of them.
+        owner: (n,) the history of each row, ascending.
+        lengths: (n,) its first so many events.
+    """
+
+    histories: Histories
+    owner: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def take(self, rows: np.ndarray | slice) -> Prefixes:
+        """The beginnings at `rows`, in that order."""
+        return Prefixes(self.histories, self.owner[rows], self.lengths[rows])
+
+    def batches(self, size: int):
+        """Consecutive runs of at most `size` beginnings, each as histories of their own."""
+        for start in range(0, len(self), size):
+            part = self.take(slice(start, start + size))
+            whole = part.histories.take(part.owner)
+            real = np.arange(len(whole.item)) - whole.offsets[whole.row_of_event] < part.lengths[whole.row_of_event]
+            offsets = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int64)
+            time = None if whole.timestamp is None else whole.timestamp[real]
+            yield Histories(
+                whole.user, offsets, whole.item[real], time, {name: c[real] for name, c in whole.columns.items()}
+            )

@@ -37,12 +37,15 @@ class Split:
         part: (E,) int8, one of the constants of this module.
         strategy: the name of the split.
         notes: what was dropped and why, a line each.
+        rolling: whether each target is ranked on its own from all that its user did before it, earlier targets
+            included; otherwise a user's targets are ranked together.
     """
 
     dataset: Dataset
     part: np.ndarray
     strategy: str
     notes: tuple[str, ...] = ()
+    rolling: bool = False
 
     def events(self, *parts: int) -> Events:
         """The events of these parts, in order."""
@@ -81,7 +84,7 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
     elif config.strategy == "temporal":
         result = temporal(dataset, config)
     else:
-        result = by_user(dataset, config.fraction, seed)
+        result = by_user(dataset, config.fraction, seed, config.targets == "all")
     for name, part in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         if not result.count(part):
             raise DataError(
@@ -160,8 +163,11 @@ def temporal(dataset: Dataset, config: SplitConfig) -> Split:
     return Split(dataset, part, "temporal", tuple(notes))
 
 
-def by_user(dataset: Dataset, fraction: float, seed: int) -> Split:
-    """A share of the users is never trained on: their last event is the target, what precedes it their history."""
+def by_user(dataset: Dataset, fraction: float, seed: int, rolling: bool = False) -> Split:
+    """A share of the users is never trained on: their last event is the target, what precedes it their history.
+
+    With `rolling` each of their events but the first is a target, with all that precedes it as its history.
+    """
     counts = np.bincount(dataset.events.user, minlength=len(dataset.users))
     eligible = np.flatnonzero(counts >= 2)
     size = max(1, round(len(eligible) * fraction))
@@ -169,7 +175,10 @@ def by_user(dataset: Dataset, fraction: float, seed: int) -> Split:
         raise DataError(f"{dataset.name}: {len(eligible):,} users with two events are too few for a split by user")
     drawn = np.random.default_rng([seed, 0x5B117]).permutation(eligible)[: 2 * size]
     part = np.full(len(dataset.events), TRAIN, np.int8)
-    last = _from_end(dataset.events.user) == 0
+    if rolling:
+        aimed_at = np.append(False, dataset.events.user[1:] == dataset.events.user[:-1])
+    else:
+        aimed_at = _from_end(dataset.events.user) == 0
     for users, target, context in (
         (drawn[:size], VALIDATION, VALIDATION_CONTEXT),
         (drawn[size:], TEST, TEST_CONTEXT),
@@ -178,5 +187,6 @@ def by_user(dataset: Dataset, fraction: float, seed: int) -> Split:
         chosen[users] = True
         mine = chosen[dataset.events.user]
         part[mine] = context
-        part[mine & last] = target
-    return Split(dataset, part, "by_user", (f"{size:,} users validate and {size:,} test; none of them is trained on",))
+        part[mine & aimed_at] = target
+    notes = (f"{size:,} users validate and {size:,} test; none of them is trained on",)
+    return Split(dataset, part, "by_user", notes, rolling)

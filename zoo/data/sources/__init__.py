@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from config import Columns, DataConfig, SampleConfig
 from zoo.data.dataset import DataError, Dataset
@@ -14,7 +15,7 @@ from zoo.data.sources import attributes, cache, entities, files, generic, known,
 from zoo.data.sources.connection import connect, explained
 
 # Layouts that are no plain table: name to module, imported when it is asked for. Each has
-# `read(path, data_config) -> Dataset`.
+# `read(path, data_config) -> Dataset`; one that opens few of a folder's files has `inputs(path, data_config)`.
 LAYOUTS = {
     "pairs": "pairs",
     "sequences": "sequences",
@@ -23,6 +24,7 @@ LAYOUTS = {
     "otto": "otto",
     "online_retail": "online_retail",
     "complete_journey": "complete_journey",
+    "t_ecd": "t_ecd",
     "pickled_dict": "pickled_dict",
 }
 _SLOW = 3.0  # seconds after which a load says how long it took
@@ -80,14 +82,27 @@ def _inputs(data: DataConfig) -> list[Path] | None:
     for path in (data.path, data.users, data.items):
         if path and not generic.is_in_files(path):
             return None
-        found += files.find(path, any_suffix=data.layout in LAYOUTS) if path else []
+        if not path:
+            continue
+        layout = _layout(data) if path is data.path else None
+        if select := getattr(layout, "inputs", None):
+            found += select(str(Path(path).expanduser()), data)
+        else:
+            found += files.find(path, any_suffix=data.layout in LAYOUTS)
     return found
+
+
+def _layout(data: DataConfig) -> Any:
+    """The module of a layout; None for a plain table."""
+    name = LAYOUTS.get(data.layout)
+    return importlib.import_module(f"zoo.data.sources.{name}") if name else None
 
 
 def _cached(data: DataConfig, inputs: list[Path]) -> Dataset:
     settings = {
         **data.model_dump(include={"layout", "columns"}),
         "actions": data.actions if data.layout == "online_retail" else None,  # which reads cancellations if asked
+        "domains": data.domains if data.layout == "t_ecd" else None,  # which reads those alone
         "name": Path(data.path).name,
         "features": [bool(data.users), bool(data.items)],
     }
@@ -96,8 +111,7 @@ def _cached(data: DataConfig, inputs: list[Path]) -> Dataset:
 
 def _read(data: DataConfig) -> Dataset:
     """Reads the log, then the feature tables."""
-    if data.layout in LAYOUTS:
-        layout = importlib.import_module(f"zoo.data.sources.{LAYOUTS[data.layout]}")
+    if layout := _layout(data):
         dataset = layout.read(str(Path(data.path).expanduser()), data)
     else:
         dataset = generic.read(data.path, data)

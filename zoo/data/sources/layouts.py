@@ -46,6 +46,8 @@ def _of_folder(names: set[str]) -> Layout:
         return "movielens"
     if "products.csv" in names and names & {"transactions.csv", "transactions_sample.csv"}:
         return "complete_journey"
+    if names >= {"users.pq", "items.pq"}:
+        return "t_ecd"
     return "table"
 
 
