@@ -401,7 +401,7 @@ def test_items_with_one_vector_tie_whatever_the_matrix_product_rounds(trainable)
     items = np.where(np.arange(model.catalogue.items.size)[:, None] < 20, rows[:1], rows[1:])
     vectors = random.normal(size=(len(histories), 37)).astype(np.float32)
     model.item_matrix = lambda: items
-    model.vector_batches = lambda histories: iter([vectors])
+    model.vector_batches = lambda histories: iter([(histories, vectors)])
     scores = np.where(np.arange(len(items)) < 20, *(vectors @ row[:, None] for row in rows))
     found = evaluate(model, histories, targets, model.catalogue, PLAIN)
     expected = evaluate(Table(scores, model.catalogue), histories, targets, model.catalogue, PLAIN)
@@ -457,3 +457,38 @@ def test_a_monitor_that_does_not_exist_is_refused(trainable, monitor):
     model, histories, targets = trainable
     with pytest.raises(ConfigError, match=rf"train.monitor={monitor}: "):
         evaluation.RankingEvaluation(histories, targets, model.catalogue, run_config(f"monitor={monitor}"))
+
+
+def test_targets_one_by_one_are_ranked_after_all_that_came_before():
+    """A rolling split of users: each event but the first is a target, and its history what its user did before it."""
+    random = np.random.default_rng(4)
+    user = np.sort(random.integers(0, 40, 300)).astype(np.int32)
+    item = random.integers(0, 12, 300).astype(np.int32)
+    dataset = Dataset(Events(user, item), Entities(np.arange(40)), Entities(np.arange(12)), clock="order")
+    split = splits.by_user(dataset, 0.2, 0, rolling=True)
+    prepared = prepare(split)
+    histories, targets = prepared.cases("test")
+
+    class LastItem(Scorer):
+        """Scores by the last item, with another table for each."""
+
+        catalogue = prepared.catalogue
+        table = random.random((prepared.catalogue.items.size, prepared.catalogue.items.size)).astype(np.float32)
+
+        def score(self, histories):
+            return self.table[histories.item[histories.offsets[1:] - 1]]
+
+    model = LastItem()
+    found = evaluate(model, histories, targets, prepared.catalogue, EvaluateConfig(exclude_seen=False))
+    hits: dict[int, list[bool]] = {}
+    ranks = []
+    for person in split.users("test"):
+        mine = prepared.item_token[item[user == person]]
+        for place in range(1, len(mine)):
+            scores = model.table[mine[place - 1], NUM_SPECIALS:]
+            ranks.append(int((scores >= scores[mine[place] - NUM_SPECIALS]).sum()))
+            hits.setdefault(person, []).append(ranks[-1] <= 5)
+    assert found.ranks["rank"].tolist() == ranks
+    assert found.metrics["hit_rate@5"] == pytest.approx(np.mean([np.mean(one) for one in hits.values()]))
+    assert found.slices["events"]["hit_rate@5"] == pytest.approx(np.mean([hit for one in hits.values() for hit in one]))
+    assert found.counts["users"] == len(hits) and found.counts["targets"] == len(ranks)

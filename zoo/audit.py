@@ -152,6 +152,9 @@ def describe(metrics: dict[str, Any]) -> str:
     k = 10 if 10 in cuts else max(cuts)
     names = [f"{name}@{k}" for name in SHOWN if f"{name}@{k}" in metrics["test"]]
     rows = {part: metrics[part] for part in ("validation", "test")}
+    events = metrics.get("slices", {}).get("events", {})
+    if events:
+        rows["  of events"] = events
     if intervals:
         rows["  95 % from"], rows["  to"] = ({name: pair[end] for name, pair in intervals.items()} for end in (0, 1))
     lines = [" " * 11 + "".join(f"{name:>15}" for name in names)]

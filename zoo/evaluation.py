@@ -21,7 +21,7 @@ from config import ConfigError, EvaluateConfig, RunConfig
 from zoo import metrics
 from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
-from zoo.data.histories import Histories
+from zoo.data.histories import Histories, Prefixes
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
 from zoo.metrics import MISS
 from zoo.recommender import Recommender, Scorer
@@ -55,7 +55,7 @@ class Evaluation:
 
 def evaluate(
     model: Scorer,
-    histories: Histories,
+    histories: Histories | Prefixes,
     targets: Histories,
     catalogue: Catalogue,
     config: EvaluateConfig,
@@ -70,6 +70,8 @@ def evaluate(
       are no competitors; among themselves they take their places in the order of their ranks.
     * A target outside the catalogue, or one scored −inf, is a miss. A target that a user has several times counts once;
       items outside the catalogue cannot be told apart and count each time.
+    * Of `Prefixes` each target is ranked on its own. A metric is then the mean over users of the mean over a user's
+      targets, and the slice `events` has the means over all targets.
 
     Args:
         histories, targets: row by row the same users; users without a target are left out.
@@ -97,6 +99,11 @@ def evaluate(
         for name, function in metrics.ACCURACY.items()
     }
     values |= lists.per_user()
+    _, owner = np.unique(histories.owner, return_inverse=True)
+    rolling = owner[-1] + 1 < len(targets)
+    per_event = {name: float(values[name].mean()) for name in gaps}
+    if rolling:
+        values = {name: np.bincount(owner, value) / np.bincount(owner) for name, value in values.items()}
     means = {name: float(value.mean()) for name, value in values.items()} | lists.coverage()
     intervals = {}
     if config.bootstrap:
@@ -107,13 +114,16 @@ def evaluate(
         "repeat_targets": repeat,
         "new_targets": ~repeat,
     }
+    slices = {name: _slice(mask, worst, offsets, cuts) for name, mask in chosen.items()}
+    if rolling:
+        slices["events"] = {"users": int(owner[-1]) + 1, "targets": len(targets.item), **per_event}
     return Evaluation(
         metrics=means,
         intervals=intervals,
         gaps=gaps,
-        slices={name: _slice(mask, worst, offsets, cuts) for name, mask in chosen.items()},
+        slices=slices,
         counts={
-            "users": len(targets),
+            "users": int(owner[-1]) + 1,
             "targets": len(targets.item),
             "targets_outside_catalogue": int(np.count_nonzero(~known)),
             "repeat_targets": int(np.count_nonzero(repeat)),
@@ -141,54 +151,53 @@ def _distinct(targets: Histories, num_items: int) -> Histories:
 
 def _rank(
     model: Scorer,
-    histories: Histories,
+    histories: Histories | Prefixes,
     targets: Histories,
     catalogue: Catalogue,
     top_k: tuple[int, ...],
     exclude_seen: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Lists]:
     """(ranks when ties lose (T,), ranks when ties win (T,), whether the target was seen before (T,), lists)."""
-    lists = _Lists(histories, catalogue, top_k)
+    lists = _Lists(histories.people, catalogue, top_k)
     worst, best = np.empty(len(targets.item), np.int64), np.empty(len(targets.item), np.int64)
     repeat = np.empty(len(targets.item), bool)
     progress = tqdm(total=len(targets), desc="evaluation", unit="user", leave=False, delay=2, disable=None)
     size = int(np.clip(BLOCK_BYTES // (4 * catalogue.items.size), 1, BLOCK_USERS))
     start = 0
-    for scores in _score_blocks(model, histories, size):
+    for part, scores in _score_blocks(model, histories, size):
         block = slice(start, start + len(scores))
         start += len(scores)
         mine = slice(int(targets.offsets[block.start]), int(targets.offsets[start]))
-        worst[mine], best[mine], repeat[mine] = _rank_block(
-            scores, histories.take(block), targets.take(block), exclude_seen
-        )
+        worst[mine], best[mine], repeat[mine] = _rank_block(scores, part, targets.take(block), exclude_seen)
         lists.add(top_of_scores(scores, top_k[-1])[0])
         progress.update(len(scores))
     progress.close()
     return _positions(worst, targets.offsets), _positions(best, targets.offsets), repeat, lists
 
 
-def _score_blocks(model: Scorer, histories: Histories, size: int) -> Iterator[np.ndarray]:
-    """Scores (b, V) of consecutive users, b ≤ size; float32 arrays that may be written to, specials at −inf."""
-    for scores in _raw_scores(model, histories, size):
+def _score_blocks(model: Scorer, histories: Histories | Prefixes, size: int) -> Iterator[tuple[Histories, np.ndarray]]:
+    """Consecutive users and their scores (b, V), b ≤ size; arrays that may be written to, specials at −inf."""
+    for part, scores in _raw_scores(model, histories, size):
         if not (scores[:, NUM_SPECIALS:].max(axis=1, initial=-np.inf) < np.inf).all():  # a maximum passes NaN on
             raise DataError(
                 f"{type(model).__name__} scores NaN or infinity: its training diverged; lower train.learning_rate "
                 "or set train.clip_norm, and train it again"
             )
         scores[:, :NUM_SPECIALS] = -np.inf
-        yield scores
+        yield part, scores
 
 
-def _raw_scores(model: Scorer, histories: Histories, size: int) -> Iterator[np.ndarray]:
+def _raw_scores(model: Scorer, histories: Histories | Prefixes, size: int) -> Iterator[tuple[Histories, np.ndarray]]:
     if not isinstance(model, Recommender):
         for part in histories.batches(size):
-            yield np.array(model.score(part), np.float32)  # a copy: the array may be the model's own
+            yield part, np.array(model.score(part), np.float32)  # a copy: the array may be the model's own
         return
     items, column = _distinct_vectors(model.item_matrix())
-    for vectors in model.vector_batches(histories):
+    for batch, vectors in model.vector_batches(histories):
         for start in range(0, len(vectors), size):
-            scores = vectors[start : start + size] @ items.T
-            yield scores if column is None else scores[:, column]
+            rows = slice(start, start + size)
+            scores = vectors[rows] @ items.T
+            yield batch.take(rows), scores if column is None else scores[:, column]
 
 
 def _distinct_vectors(items: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -316,7 +325,7 @@ class RankingEvaluation(keras.callbacks.Callback):
         ConfigError: the monitor is a ranking metric that does not exist.
     """
 
-    def __init__(self, histories: Histories, targets: Histories, catalogue: Catalogue, config: RunConfig):
+    def __init__(self, histories: Histories | Prefixes, targets: Histories, catalogue: Catalogue, config: RunConfig):
         super().__init__()
         rows = np.flatnonzero(targets.lengths)
         size = config.train.validation_users

@@ -16,7 +16,7 @@ import numpy as np
 
 from zoo import backends
 from zoo.data.catalogue import Catalogue
-from zoo.data.histories import Histories
+from zoo.data.histories import Histories, Prefixes
 from zoo.data.vocabulary import UNKNOWN
 
 
@@ -87,21 +87,23 @@ class UserEncoder(keras.Model, abc.ABC):
         if isinstance(self, Recommender):
             self.item_embeddings()
 
-    def vectors(self, histories: Histories, batch_size: int = 1024) -> np.ndarray:
+    def vectors(self, histories: Histories | Prefixes, batch_size: int = 1024) -> np.ndarray:
         """(n, D) float32 vectors of `histories`; the last batch is padded, so that one shape is compiled."""
-        blocks = list(self.vector_batches(histories, batch_size))
+        blocks = [block for _, block in self.vector_batches(histories, batch_size)]
         return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
 
-    def vector_batches(self, histories: Histories, batch_size: int = 1024) -> Iterator[np.ndarray]:
-        """`vectors`, one batch at a time."""
+    def vector_batches(
+        self, histories: Histories | Prefixes, batch_size: int = 1024
+    ) -> Iterator[tuple[Histories, np.ndarray]]:
+        """Consecutive users and their vectors (b, D), b up to `batch_size`."""
         if not hasattr(self, "_encode"):
             self._encode = backends.compiled(self.encode_users, self)
+        size = min(batch_size, len(histories))
         for part in histories.batches(batch_size):
-            rows = np.minimum(np.arange(min(batch_size, len(histories))), len(part) - 1)  # repeats fill the last batch
-            inputs = self.loader.inputs(
-                part.take(rows) if len(rows) != len(part) else part, self.catalogue, self.config
-            )
-            yield keras.ops.convert_to_numpy(self._encode(inputs))[: len(part)].astype(np.float32)
+            rows = np.minimum(np.arange(size), len(part) - 1)  # repeats fill the last batch
+            filled = part if len(part) == size else part.take(rows)
+            inputs = self.loader.inputs(filled, self.catalogue, self.config)
+            yield part, keras.ops.convert_to_numpy(self._encode(inputs))[: len(part)].astype(np.float32)
 
 
 class Recommender(UserEncoder, Scorer):

@@ -146,8 +146,7 @@ def _search(
     model: Recommender, histories: Histories, k: int, exclude_seen: bool, allowed: np.ndarray | None
 ) -> Iterator[Lists]:
     index = InnerProductIndex(model.item_matrix(), allowed)
-    parts = histories.batches(BATCH)
-    for part, vectors in zip(parts, model.vector_batches(histories, BATCH), strict=True):
+    for part, vectors in model.vector_batches(histories, BATCH):
         yield index.search(vectors, k, part if exclude_seen else None)
 
 
@@ -302,7 +301,8 @@ def export_embeddings(
             return files.enter_context(artifacts.replacing(directory / name))
 
         np.save(place("client_ids.npy"), _plain(users), allow_pickle=False)
-        _save_vectors(place("embeddings.npy"), len(users), model.vector_batches(histories, BATCH), dtype)
+        vectors = (block for _, block in model.vector_batches(histories, BATCH))
+        _save_vectors(place("embeddings.npy"), len(users), vectors, dtype)
         if isinstance(model, Recommender):
             items = model.item_matrix()[NUM_SPECIALS:]
             np.save(place("item_ids.npy"), _plain(model.catalogue.items.ids), allow_pickle=False)

@@ -70,6 +70,11 @@ class Histories:
         return np.arange(len(self))
 
     @property
+    def people(self) -> Histories:
+        """The histories of the owners."""
+        return self
+
+    @property
     def lengths(self) -> np.ndarray:
         """(n,) events in each history."""
         return np.diff(self.offsets)
@@ -128,12 +133,12 @@ class Prefixes:
     """Beginnings of histories, many of the same one: made a batch at a time, for together they may be quadratic.
 
     Attributes:
-        histories: h of them.
+        people: h histories.
         owner: (n,) the history of each row, ascending.
         lengths: (n,) its first so many events.
     """
 
-    histories: Histories
+    people: Histories
     owner: np.ndarray
     lengths: np.ndarray
 
@@ -141,17 +146,20 @@ class Prefixes:
         return len(self.owner)
 
     def take(self, rows: np.ndarray | slice) -> Prefixes:
-        """The beginnings at `rows`, in that order."""
-        return Prefixes(self.histories, self.owner[rows], self.lengths[rows])
+        """The beginnings at `rows` (indices), in that order."""
+        return Prefixes(self.people, self.owner[rows], self.lengths[rows])
 
     def batches(self, size: int):
         """Consecutive runs of at most `size` beginnings, each as histories of their own."""
         for start in range(0, len(self), size):
-            part = self.take(slice(start, start + size))
-            whole = part.histories.take(part.owner)
-            real = np.arange(len(whole.item)) - whole.offsets[whole.row_of_event] < part.lengths[whole.row_of_event]
-            offsets = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int64)
-            time = None if whole.timestamp is None else whole.timestamp[real]
+            rows = slice(start, start + size)
+            whole, lengths = self.people.take(self.owner[rows]), self.lengths[rows]
+            row = whole.row_of_event
+            real = np.arange(len(whole.item)) - whole.offsets[row] < lengths[row]
             yield Histories(
-                whole.user, offsets, whole.item[real], time, {name: c[real] for name, c in whole.columns.items()}
+                whole.user,
+                np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                whole.item[real],
+                None if whole.timestamp is None else whole.timestamp[real],
+                {name: column[real] for name, column in whole.columns.items()},
             )
