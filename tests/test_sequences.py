@@ -62,6 +62,21 @@ def test_an_epoch_holds_the_last_events_of_every_history_once():
     assert sorted(met) == sorted(expected)
 
 
+def test_with_all_events_each_is_to_be_predicted_once():
+    lengths = [0, 1, 2, 13, 7, 6, 14, 30]
+    log = histories(lengths, unknown=False)
+    batches = loader(log, all_events=True)
+    batches.set_epoch(0)
+    met = [pair for i in range(len(batches)) for pair in sequences_of(batches[i][0], batches[i][1])]
+    expected = []
+    for start, stop in zip(log.offsets[:-1], log.offsets[1:], strict=True):
+        items = log.item[start:stop].tolist()
+        for end in range(len(items) - 1, 0, -6):
+            first = max(end - 6, 0)
+            expected.append((tuple(items[first:end]), tuple(items[first + 1 : end + 1])))
+    assert sorted(met) == sorted(expected)
+
+
 def test_empty_slots_weigh_nothing():
     batches = loader(histories([9, 4, 3]), batch_size=3)
     for i in range(len(batches)):

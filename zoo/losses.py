@@ -89,6 +89,36 @@ def sampled_softmax(
     return weighted_mean(ops.logsumexp(logits, axis=1) - positive, weights)
 
 
+def bpr_max(positive: Any, negative: Any, weights: Any, penalty: float = 0.0, excluded: Any = None) -> Any:
+    """BPR-max (Hidasi & Karatzoglou 2018, eq. 10): -log sum_j p_j sigmoid(s+ - s_j) + penalty sum_j p_j s_j^2.
+
+    p is the softmax of the negatives' scores: what ranks high counts, and the gradient does not vanish with their number.
+
+    Args:
+        positive: (B,) score of each row's positive.
+        negative: (B, N) scores of its negatives.
+        weights: (B,).
+        penalty: on the scores of negatives.
+        excluded: (B, N) bool, negatives that are none.
+    """
+    share = _softmax_of_negatives(negative, excluded)
+    above = ops.sum(share * ops.sigmoid(positive[:, None] - negative), axis=1)
+    size = ops.sum(share * ops.square(negative), axis=1)
+    return weighted_mean(penalty * size - ops.log(above + 1e-24), weights)
+
+
+def top1_max(positive: Any, negative: Any, weights: Any, excluded: Any = None) -> Any:
+    """TOP1-max (Hidasi & Karatzoglou 2018, eq. 8): sum_j p_j (sigmoid(s_j - s+) + sigmoid(s_j^2)). Arguments as in
+    `bpr_max`."""
+    share = _softmax_of_negatives(negative, excluded)
+    below = ops.sigmoid(negative - positive[:, None]) + ops.sigmoid(ops.square(negative))
+    return weighted_mean(ops.sum(share * below, axis=1), weights)
+
+
+def _softmax_of_negatives(negative: Any, excluded: Any) -> Any:
+    return ops.softmax(negative if excluded is None else ops.where(excluded, NEVER, negative), axis=1)
+
+
 def in_batch_softmax(scores: Any, items: Any, log_q: Any, weights: Any, known: Any = None) -> Any:
     """Softmax in which the positives of the other rows are the negatives (Yi et al. 2019).
 

@@ -26,17 +26,22 @@ class SequentialConfig(ModelConfig):
 
     embedding_dim: int = Field(64, ge=1)
     max_length: int = Field(200, ge=1, description="most recent events of a history that are seen")
+    all_events: bool = Field(
+        False, description="train on every event, in windows of max_length; false: on the last window of each history"
+    )
     dropout: float = Field(0.1, ge=0, lt=1)
     # The score.
     similarity: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(0.05, gt=0, description="cosine: divides the scores")
     item_bias: bool = Field(False, description="learn how popular each item is, as one more coordinate")
     # The loss.
-    loss: Literal["softmax", "sampled_softmax", "gbce", "bce", "bpr"] = "softmax"
+    loss: Literal["softmax", "sampled_softmax", "gbce", "bce", "bpr", "bpr_max", "top1_max"] = "softmax"
     num_negatives: int = Field(256, ge=1)
     share_negatives: bool = Field(True, description="the same negatives for all events of a batch")
     popularity_power: float = Field(0.0, ge=0, description="negatives drawn as popularity^power; 0: uniform")
     calibration: float = Field(0.75, ge=0, le=1, description="gbce: t; 0 is plain bce, 1 fully calibrated")
+    elu: float = Field(0.0, ge=0, description="bpr_max: alpha of the ELU that scores go through; 0: none")
+    score_penalty: float = Field(1.0, ge=0, description="bpr_max: on squared scores of the negatives")
 
 
 class SequentialRecommender(Recommender):
@@ -114,7 +119,7 @@ class SequentialRecommender(Recommender):
         else:
             negative = ops.matmul(vectors, y_pred[:, :, None])[:, :, 0]
         negative = ops.cast(negative, "float32")  # (T, N)
-        excluded = ops.equal(labels[:, None], tokens)
+        excluded = x["excluded"] if "excluded" in x else ops.equal(labels[:, None], tokens)
         if config.loss == "sampled_softmax":
             log_q, negatives_log_q = ops.reshape(x["log_q"], (-1,)), x["negatives_log_q"]
             if not config.share_negatives:
@@ -122,6 +127,12 @@ class SequentialRecommender(Recommender):
             return losses.sampled_softmax(positive, negative, log_q, negatives_log_q, weights, excluded)
         if config.loss == "bpr":
             return losses.bpr(positive[:, None], negative, weights[:, None] * ops.cast(~excluded, "float32"))
+        if config.loss == "bpr_max":
+            if config.elu:
+                positive, negative = ops.elu(positive, config.elu), ops.elu(negative, config.elu)
+            return losses.bpr_max(positive, negative, weights, config.score_penalty, excluded)
+        if config.loss == "top1_max":
+            return losses.top1_max(positive, negative, weights, excluded)
         calibration = config.calibration if config.loss == "gbce" else 0.0
         num_items = self.catalogue.items.num_trained
         return losses.gbce(positive, negative, weights, num_items, calibration, excluded)

@@ -30,7 +30,7 @@ SHAPES = 8  # numbers of rows, at most, that `inputs` makes of the same number o
 
 
 class SequenceLoader(Loader):
-    """The most recent events of every training history, packed once; each epoch permutes the rows.
+    """Sequences of events of the training histories, packed once; each epoch permutes the rows.
 
     `train.batch_size` counts sequences: a batch has as many rows as hold that many on average.
 
@@ -52,7 +52,7 @@ class SequenceLoader(Loader):
 
     @abc.abstractmethod
     def windows(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) position of the first event that is input, and (n,) number of inputs, of each history."""
+        """Position of the first event, and number of events, of each sequence that is input."""
 
     @property
     def num_examples(self) -> int:
@@ -97,9 +97,10 @@ class NextItemLoader(SequenceLoader):
             self._sampler = NegativeSampler(histories, catalogue, model.popularity_power)
 
     def windows(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-        last = np.maximum(self.histories.offsets[1:] - 1, self.histories.offsets[:-1])  # is no input, only a target
-        first = np.maximum(self.histories.offsets[:-1], last - max_length)
-        return first, last - first
+        starts = self.histories.offsets[:-1]
+        ends = np.maximum(self.histories.offsets[1:] - 1, starts)  # the last event is no input, only a target
+        model: Any = self.config.model
+        return cut(starts, ends, max_length, model.all_events)
 
     def batch(self, rows: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[dict, Any, Any]:
         x, index, filled = self.rows(rows, real)
@@ -115,6 +116,24 @@ class NextItemLoader(SequenceLoader):
             log_p = np.maximum(self._sampler.log_p, -100).astype(np.float32)  # -inf of what is never drawn: no number
             x["negatives_log_q"], x["log_q"] = log_p[x["negatives"]], log_p[y]
         return x, y, weight
+
+
+def cut(starts: np.ndarray, ends: np.ndarray, max_length: int, everything: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of at most `max_length` events over the stretches [start, end): the last one of each, or, with
+    `everything`, as many as hold every event once, cut from the end.
+
+    Returns:
+        first event and length of each window; an empty stretch has one of length 0.
+    """
+    if not everything:
+        first = np.maximum(starts, ends - max_length)
+        return first, ends - first
+    counts = np.maximum(-(-(ends - starts) // max_length), 1)
+    stretch = np.repeat(np.arange(len(starts)), counts)
+    later = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(stretch))  # windows of the stretch after this one
+    stop = ends[stretch] - later * max_length
+    first = np.maximum(starts[stretch], stop - max_length)
+    return first, stop - first
 
 
 def _inputs(histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray) -> dict:
