@@ -129,6 +129,7 @@ class TrainConfig(Section):
     batch_size: int = Field(512, ge=1)
     optimizer: Literal["adam", "adamw", "adagrad", "sgd", "rmsprop", "lion"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1, description="of adagrad and sgd")
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "cosine", "one_cycle", "linear"] = "constant"
     warmup_steps: int = Field(0, ge=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ class Stage:
 
     Attributes:
         name: what progress and files call it.
-        loader: a `zoo.data.loaders.loader.Loader` class: the objective's batches.
+        loader: makes the objective's batches of (histories, catalogue, config): a `zoo.data.loaders.loader.Loader`
+            class, or a function that chooses one.
         frozen: names of the model's layers that this stage does not train.
     """
 
     name: str
-    loader: type
+    loader: Callable[..., Any]
     frozen: tuple[str, ...] = ()
 
 

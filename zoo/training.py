@@ -20,6 +20,7 @@ from zoo import callbacks as duties
 from zoo.checkpoints import Progress
 from zoo.data.catalogue import Prepared
 from zoo.data.dataset import DataError
+from zoo.optimizers import Adagrad
 from zoo.recommender import UserEncoder
 from zoo.registry import ModelSpec, Stage
 from zoo.schedules import SCHEDULES, Schedule
@@ -27,11 +28,12 @@ from zoo.schedules import SCHEDULES, Schedule
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
-    "adagrad": keras.optimizers.Adagrad,
+    "adagrad": Adagrad,
     "sgd": keras.optimizers.SGD,
     "rmsprop": keras.optimizers.RMSprop,
     "lion": keras.optimizers.Lion,
 }
+WITH_MOMENTUM = ("adagrad", "sgd")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def fit(
         if not len(loader):
             raise DataError(
                 f"{prepared.split.dataset.name}: the training part of {len(prepared.train.item):,} events gives "
-                f"{stage.loader.__name__} no example; add data, or keep more of it (data.*, split.*)"
+                f"{type(loader).__name__} no example; add data, or keep more of it (data.*, split.*)"
             )
         loader.set_epoch(0)
         model(loader[0][0])  # creates the weights; inside a compiled step it would be too late
@@ -174,6 +176,7 @@ def make_optimizer(
     """
     optimizer = OPTIMIZERS[config.optimizer](
         rate,
+        **({"momentum": config.momentum} if config.momentum else {}),
         weight_decay=config.weight_decay or (0.0 if config.optimizer == "adamw" else None),
         global_clipnorm=config.clip_norm,
         use_ema=config.ema is not None,
@@ -188,6 +191,11 @@ def make_optimizer(
 
 
 def _check(config: TrainConfig) -> None:
+    if config.momentum and config.optimizer not in WITH_MOMENTUM:
+        raise ConfigError(
+            f"train.momentum={config.momentum}: {config.optimizer} has none of its own to set; "
+            f"use train.optimizer={' or '.join(WITH_MOMENTUM)}, or leave it 0"
+        )
     if config.reduce_on_plateau is not None and (config.schedule != "constant" or config.warmup_steps):
         raise ConfigError(
             f"train.reduce_on_plateau={config.reduce_on_plateau} halves a constant learning rate; with "

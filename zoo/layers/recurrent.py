@@ -100,3 +100,24 @@ def _gru(gates: Any, keep: Any, start: Any, kernel: Any, bias: Any) -> tuple[Any
         return of_gates, None, first, of_kernel, ops.sum(flat, axis=0)
 
     return states, gradient
+
+
+class Memory(keras.layers.Layer):
+    """What the rows of a batch remember of the batch before. No weight: it is neither trained nor saved."""
+
+    def read(self, rows: int, width: int) -> Any:
+        """(rows, width) what was written last; zeros at first."""
+        if not self.built:
+            self.state = self.add_weight(shape=(rows, width), initializer="zeros", trainable=False, name="state")
+            self.built = True
+        return self.state
+
+    def write(self, state: Any) -> None:
+        """Remembers `state` (rows, width); no gradient flows back into the batch that wrote it."""
+        self.state.assign(ops.stop_gradient(state))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves nothing."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads nothing."""

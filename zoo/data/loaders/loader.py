@@ -19,7 +19,7 @@ from zoo.data.histories import Histories
 
 
 class Loader(keras.utils.PyDataset, abc.ABC):
-    """Batches of one objective, in an order that each epoch permutes anew.
+    """Batches of one objective, in an order that each epoch permutes anew (but see `in_order`).
 
     Fit with `shuffle=False` and a callback that calls `set_epoch` at the beginning of each epoch.
 
@@ -30,6 +30,8 @@ class Loader(keras.utils.PyDataset, abc.ABC):
         rows_per_batch: examples that fill one batch.
         epoch: the epoch whose batches `__getitem__` gives.
     """
+
+    in_order = False  # whether examples keep their order in every epoch
 
     def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
         super().__init__(workers=config.train.workers)
@@ -61,9 +63,10 @@ class Loader(keras.utils.PyDataset, abc.ABC):
         """What the model sees of these histories; the same in training, evaluation and serving."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Permutes the examples for this epoch."""
+        """Orders the examples for this epoch."""
         if epoch != self.epoch:
-            self._order = np.random.default_rng([self.config.seed, epoch]).permutation(self.num_examples)
+            rng = np.random.default_rng([self.config.seed, epoch])
+            self._order = np.arange(self.num_examples) if self.in_order else rng.permutation(self.num_examples)
             self.epoch = epoch
 
     def __len__(self) -> int:
