@@ -391,3 +391,15 @@ def test_a_doubtful_file_asks_instead_of_guessing(tmp_path):
 def test_a_nearly_known_name_is_answered_with_the_name():
     with pytest.raises(DataError, match="did you mean 'ml-1m'"):
         read("ml-1n")
+
+
+def test_a_folder_is_known_by_its_one_table_of_a_known_form(tmp_path):
+    header = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
+    line = "536365,85123A,LANTERN,6,12/1/10 8:26,2.55,17850,United Kingdom\n"
+    (tmp_path / "lines.csv").write_text(header + line)
+    (tmp_path / "made_from_it.csv").write_text("user,item,timestamp\n1,2,3\n")
+    dataset = load(DataConfig(path=str(tmp_path)))
+    assert dataset.items.ids.tolist() == ["85123A"] and dataset.items.columns["title"].tolist() == ["LANTERN"]
+    (tmp_path / "again.csv").write_text(header + line)
+    with pytest.raises(DataError, match="2 tables with invoice lines; name the one to read"):
+        load(DataConfig(path=str(tmp_path)))

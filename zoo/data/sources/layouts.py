@@ -22,7 +22,8 @@ def recognise(path: str) -> Layout:
     """
     place = Path(path).expanduser()
     if place.is_dir() or (place.suffix == ".zip" and place.is_file()):
-        return _of_folder(set(listing(place)))
+        layout = _of_folder(set(listing(place)))
+        return _of_its_tables(place) if layout == "table" and place.is_dir() else layout
     if not place.is_file():
         return "table"
     name = place.name.removesuffix(".gz")
@@ -49,6 +50,13 @@ def _of_folder(names: set[str]) -> Layout:
     if names >= {"users.pq", "items.pq"}:
         return "t_ecd"
     return "table"
+
+
+def _of_its_tables(folder: Path) -> Layout:
+    """That of the folder's tables with a form of their own, where there is one such form."""
+    tables = [file for file in folder.iterdir() if re.search(r"\.(csv|jsonl?)(\.gz)?$", file.name)]
+    found = {recognise(str(file)) for file in tables} & {"otto", "online_retail"}
+    return found.pop() if len(found) == 1 else "table"
 
 
 def _of_header(path: Path, line: str) -> Layout:

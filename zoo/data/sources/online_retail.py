@@ -16,6 +16,7 @@ import duckdb
 
 from config import DataConfig
 from zoo.data.dataset import DataError, Dataset
+from zoo.data.sources import layouts
 from zoo.data.sources.connection import explained, literal, quoted, schema
 from zoo.data.sources.engine import collect, connect
 from zoo.data.sources.lines import encoding, refuse
@@ -39,9 +40,15 @@ def read(path: str, data: DataConfig) -> Dataset:
     Raises:
         DataError: a column that is missing, a date that cannot be read.
     """
-    name = Path(path).name
+    place = Path(path)
+    if place.is_dir():
+        tables = [file for file in sorted(place.glob("*.csv*")) if layouts.recognise(str(file)) == "online_retail"]
+        if len(tables) != 1:
+            raise DataError(f"{path}: {len(tables)} tables with invoice lines; name the one to read")
+        place = tables[0]
+    name = place.name
     connection = connect(data.cache_dir)
-    _read_lines(connection, Path(path), name)
+    _read_lines(connection, place, name)
     wanted = "('buy', 'charge', 'cancel')" if "cancel" in (data.actions or ()) else "('buy', 'charge')"
     connection.execute(
         "CREATE TEMP TABLE events AS SELECT user, item, time AS timestamp, action, arg_min(price, number) AS price, "
