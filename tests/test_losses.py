@@ -149,6 +149,51 @@ def test_gbce(weights, calibration):
     close(gradients[1], np.where(excluded, 0, expit(negative)) * share[:, None] / 6)
 
 
+def of_negatives(function, positive, negative, excluded, penalty):
+    """Value and gradient of the sum over rows of `function(s+, s, p)`, by central differences in float64; p is the
+    softmax of the negatives that are some."""
+
+    def value(positive, negative):
+        p = softmax(np.where(excluded, -np.inf, negative), axis=1)
+        return function(positive[:, None], negative, p, penalty)  # (B,)
+
+    positive, negative, step = positive.astype(np.float64), negative.astype(np.float64), 1e-5
+    of_positive = (value(positive + step, negative) - value(positive - step, negative)) / (2 * step)
+    of_negative = np.zeros_like(negative)
+    for column in range(negative.shape[1]):
+        moved = np.zeros_like(negative)
+        moved[:, column] = step
+        of_negative[:, column] = (value(positive, negative + moved) - value(positive, negative - moved)) / (2 * step)
+    return value(positive, negative), of_positive, of_negative
+
+
+def bpr_max_reference(positive, negative, p, penalty):
+    return -np.log((p * expit(positive - negative)).sum(1)) + penalty * (p * negative**2).sum(1)
+
+
+def top1_max_reference(positive, negative, p, penalty):
+    return (p * (expit(negative - positive) + expit(negative**2))).sum(1)
+
+
+@pytest.mark.parametrize("name, penalty", [("bpr_max", 0.0), ("bpr_max", 0.7), ("top1_max", None)])
+def test_losses_of_the_highest_negatives(weights, name, penalty):
+    positive, negative = normal(4), normal(4, 6)
+    excluded = RNG.random((4, 6)) < 0.3
+    extra = () if penalty is None else (penalty,)
+    value, gradients = value_and_gradients(
+        lambda p, n: getattr(tensors, name)(p, n, weights, *extra, excluded), positive, negative
+    )
+    reference = {"bpr_max": bpr_max_reference, "top1_max": top1_max_reference}[name]
+    expected, of_positive, of_negative = of_negatives(reference, positive, negative, excluded, penalty)
+    share = weights / weights.sum()
+    close(value, mean(expected, weights))
+    close(gradients[0], of_positive * share)
+    close(gradients[1], of_negative * share[:, None])
+    assert np.all(gradients[1][excluded] == 0)
+    everything = getattr(tensors, name)(positive, negative, weights, *extra)
+    close(float(everything), mean(of_negatives(reference, positive, negative, False, penalty)[0], weights))
+
+
 def in_batch_reference(scores, items, log_q, weights, known=None):
     total = []
     for b in range(len(items)):

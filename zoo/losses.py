@@ -92,7 +92,7 @@ def sampled_softmax(
 def bpr_max(positive: Any, negative: Any, weights: Any, penalty: float = 0.0, excluded: Any = None) -> Any:
     """BPR-max (Hidasi & Karatzoglou 2018, eq. 10): -log sum_j p_j sigmoid(s+ - s_j) + penalty sum_j p_j s_j^2.
 
-    p is the softmax of the negatives' scores: what ranks high counts, and the gradient does not vanish with their number.
+    p is the softmax of the negatives' scores: what ranks high counts, whatever the number of negatives.
 
     Args:
         positive: (B,) score of each row's positive.

@@ -33,6 +33,7 @@ class Adagrad(keras.optimizers.Optimizer):
         super().build(var_list)
         self._squares = self.add_optimizer_variables(var_list, "sum_of_squares")
         self._moments = self.add_optimizer_variables(var_list, "moment") if self.momentum else []
+        self._is_table = ["embedding" in variable.path for variable in var_list]
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         """One step of one variable."""
@@ -44,11 +45,12 @@ class Adagrad(keras.optimizers.Optimizer):
         if not self.momentum:
             self.assign_sub(variable, step)
             return
-        moment = self.momentum * self._moments[i] - step
-        if "embedding" in variable.path:
-            touched = ops.any(ops.not_equal(gradient, 0), axis=-1, keepdims=True)
-            self.assign(self._moments[i], ops.where(touched, moment, self._moments[i]))
-            self.assign_add(variable, ops.where(touched, moment, 0.0))
-        else:
+        before = ops.convert_to_tensor(self._moments[i])
+        moment = self.momentum * before - step
+        if not self._is_table[i]:
             self.assign(self._moments[i], moment)
             self.assign_add(variable, moment)
+            return
+        touched = ops.any(ops.not_equal(gradient, 0), axis=-1, keepdims=True)
+        self.assign(self._moments[i], ops.where(touched, moment, before))
+        self.assign_add(variable, ops.where(touched, moment, 0.0))

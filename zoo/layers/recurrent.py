@@ -18,9 +18,9 @@ class GRU(keras.layers.Layer):
 
         r, z = sigmoid(x W + b + h U + c),  n = tanh(x W + b + r (h U + c)),  h' = (1 - z) n + z h
 
-    The gradient is written by hand: the way back is one product a slot, and that of U a single one at the end. That
-    halves the cost of a step, and TensorFlow can compile it, which it cannot with the gradient of a loop. The recurrence
-    is in float32 whatever the precision.
+    The gradient is written by hand: on the way back there is one product a slot, and that of U is a single one at the
+    end. PyTorch, which would remember every operation of every slot, is several times faster for it, and TensorFlow
+    can compile it. The recurrence is in float32 whatever the precision.
 
     Args:
         units: H.

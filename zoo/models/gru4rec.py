@@ -55,6 +55,7 @@ class GRU4Rec(SequentialRecommender):
     `training=sequence` deviates from Hidasi et al. 2016 as everyone's GRU4Rec on ratings does:
       * the gradient goes back through the last `max_length` events, several histories packed in a row, the state set
         back between them; full softmax and Adam by default;
+      * items are scaled by sqrt(D) on their way in, as in transformers: Adam begins with small rows;
       * a state wider than the items (`units`) is projected to their width.
 
     References:
@@ -77,7 +78,7 @@ class GRU4Rec(SequentialRecommender):
         self.build_weights()
 
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        x = self.drop_input(self.input_id(inputs["item"]), training=training)
+        x = self.drop_input(self._embed(inputs), training=training)
         if "fresh" in inputs:
             keep = ops.logical_not(inputs["fresh"])
         else:  # packed: the state goes on while the sequence does
@@ -103,8 +104,8 @@ class GRU4Rec(SequentialRecommender):
         return {f"state_{i}": np.zeros((size, layer.units), np.float32) for i, layer in enumerate(self.recurrent)}
 
     def extend(self, inputs: dict[str, Any], cache: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """States (B, M, D) after the events `item` (B, M) at `position` (B, M), and the cache after the last of them."""
-        x, cache = self.input_id(inputs["item"]), dict(cache)
+        """States (B, M, D) after the events `item` (B, M) at `position` (B, M), and the cache after the last one."""
+        x, cache = self._embed(inputs), dict(cache)
         keep = ops.greater(inputs["position"], 0)
         real = ops.sum(ops.cast(ops.not_equal(inputs["item"], PAD), "int32"), axis=1)
         last = ops.maximum(real - 1, 0)[:, None, None]
@@ -112,6 +113,10 @@ class GRU4Rec(SequentialRecommender):
             x = layer(x, keep, cache[f"state_{i}"])
             cache[f"state_{i}"] = ops.take_along_axis(x, last, axis=1)[:, 0]
         return x if self.project is None else self.project(x), cache
+
+    def _embed(self, inputs: dict[str, Any]) -> Any:
+        scale = self.config.embedding_dim**0.5 if self.config.training == "sequence" else 1.0
+        return self.input_id(inputs["item"]) * scale
 
 
 def loader(histories: Histories, catalogue: Catalogue, config: RunConfig) -> Loader:
