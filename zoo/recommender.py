@@ -82,7 +82,8 @@ class UserEncoder(keras.Model, abc.ABC):
     def build_weights(self) -> None:
         """Makes every weight, so that they can be loaded, counted or trained: encodes one user of one unknown item."""
         self.built = True  # the layers build themselves when they are called
-        one = Histories(np.full(1, UNKNOWN, np.int32), np.array([0, 1]), np.full(1, UNKNOWN, np.int32))
+        unknown = np.full(1, UNKNOWN, np.int32)
+        one = Histories(unknown, np.array([0, 1]), unknown, np.zeros(1, np.int64))
         self.encode_users(self.loader.inputs(one, self.catalogue, self.config))
         if isinstance(self, Recommender):
             self.item_embeddings()

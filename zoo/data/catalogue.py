@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -95,7 +95,8 @@ class Prepared:
     def cases(self, name: Part) -> tuple[Histories | Prefixes, Histories]:
         """(histories, targets) of the users evaluated in `validation` or `test`, row by row the same users.
 
-        Of a rolling split there is a row for each target, and a user's rows follow each other.
+        Of a rolling split there is a row for each target, and a user's rows follow each other. Where the log has
+        times, the `query_time` of a history is that of its first target.
         """
         rows = self.split.users(name)
         chosen = np.zeros(len(self.split.dataset.users), bool)
@@ -106,7 +107,8 @@ class Prepared:
         target = (self.split.part == splits.TARGET[name]) & mine
         if self.split.rolling:
             return _one_by_one(self._histories(known | target, rows), target[known | target])
-        return self._histories(known, rows), self._histories(target, rows)
+        histories, targets = self._histories(known, rows), self._histories(target, rows)
+        return replace(histories, query_time=_first_times(targets)), targets
 
     def all_histories(self) -> Histories:
         """Everything known of every user with an event: what predictions start from."""
@@ -120,8 +122,16 @@ class Prepared:
 def _one_by_one(histories: Histories, target: np.ndarray) -> tuple[Prefixes, Histories]:
     """What precedes each event of `target` (E,), and that event: a row for each."""
     owner, event = histories.row_of_event[target], np.flatnonzero(target)
-    prefixes = Prefixes(histories, owner, event - histories.offsets[owner])
+    query_time = None if histories.timestamp is None else histories.timestamp[event]
+    prefixes = Prefixes(histories, owner, event - histories.offsets[owner], query_time)
     return prefixes, Histories(histories.user[owner], np.arange(len(event) + 1), histories.item[event])
+
+
+def _first_times(targets: Histories) -> np.ndarray | None:
+    """(n,) time of each row's first event; a row without one, which nobody evaluates, gets any."""
+    if targets.timestamp is None or not len(targets.timestamp):
+        return None
+    return targets.timestamp[np.minimum(targets.offsets[:-1], len(targets.timestamp) - 1)]
 
 
 def prepare(split: Split) -> Prepared:

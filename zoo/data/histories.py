@@ -20,6 +20,8 @@ class Histories:
         item: (E,) int32 item tokens; UNKNOWN for an item outside the catalogue.
         timestamp: (E,) int64 milliseconds, or None.
         columns: further event columns (E,): score, action, domain, weight ...
+        query_time: (n,) int64 milliseconds at which the next item is asked for, or None; only models with the flag
+            `query_time` look at it.
     """
 
     user: np.ndarray
@@ -27,6 +29,7 @@ class Histories:
     item: np.ndarray
     timestamp: np.ndarray | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    query_time: np.ndarray | None = None
 
     @classmethod
     def from_events(cls, events: Events, rows_of: np.ndarray, users: np.ndarray, items: np.ndarray) -> Histories:
@@ -99,6 +102,7 @@ class Histories:
             self.item[flat],
             None if self.timestamp is None else self.timestamp[flat],
             {name: column[flat] for name, column in self.columns.items()},
+            None if self.query_time is None else self.query_time[rows],
         )
 
     def batches(self, size: int):
@@ -136,18 +140,21 @@ class Prefixes:
         people: h histories.
         owner: (n,) the history of each row, ascending.
         lengths: (n,) its first so many events.
+        query_time: (n,) as of `Histories`, or None.
     """
 
     people: Histories
     owner: np.ndarray
     lengths: np.ndarray
+    query_time: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
 
     def take(self, rows: np.ndarray | slice) -> Prefixes:
         """The beginnings at `rows` (indices), in that order."""
-        return Prefixes(self.people, self.owner[rows], self.lengths[rows])
+        query_time = None if self.query_time is None else self.query_time[rows]
+        return Prefixes(self.people, self.owner[rows], self.lengths[rows], query_time)
 
     def batches(self, size: int):
         """Consecutive runs of at most `size` beginnings, each as histories of their own."""
@@ -162,4 +169,5 @@ class Prefixes:
                 whole.item[real],
                 None if whole.timestamp is None else whole.timestamp[real],
                 {name: column[real] for name, column in whole.columns.items()},
+                None if self.query_time is None else self.query_time[rows],
             )
