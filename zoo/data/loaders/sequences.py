@@ -5,6 +5,9 @@ What every model of sequences sees, in training, evaluation and serving:
     item      (R, L) int32 tokens, oldest first; PAD where the slot is empty
     position  (R, L) int32 place in its own sequence, from 0
     segment   (R, L) int32 which sequence of the row; 0 where the slot is empty
+    time      (R, L) int32 seconds since the first event of the sequence; with `model.use_time` and a log with times
+    next_time (R, L) int32 the same of the next event, whether or not it is seen; after the last event the history's
+              `query_time`, or its own time where that is not known; with `model.query_time` alone
     slot      (B,) int32 flat slots (of R * L) whose states are wanted: the last event of each history, or what is to
               be predicted; absent where all are
 
@@ -20,6 +23,7 @@ import numpy as np
 
 from config import RunConfig
 from zoo.data.catalogue import Catalogue
+from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
 from zoo.data.loaders.loader import Loader
 from zoo.data.loaders.packing import pack
@@ -45,6 +49,7 @@ class SequenceLoader(Loader):
         model: Any = config.model
         begins, lengths = self.windows(model.max_length)
         worth = lengths >= self.min_length
+        self._timed = _timed(histories, model)
         self._begins = begins[worth]
         self.packing = pack(lengths[worth], model.max_length)
         share = self.packing.num_rows / max(len(self._begins), 1)
@@ -61,7 +66,10 @@ class SequenceLoader(Loader):
     def rows(self, rows: np.ndarray, real: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """(x, index (R, L) of each slot's event in the flat arrays, real (R, L) whether there is one)."""
         index, position, segment = self.packing.layout(np.where(real, rows, -1), self._begins)
-        return _inputs(self.histories, index, position, segment), index, segment > 0
+        x = _inputs(self.histories, index, position, segment)
+        if self._timed:
+            x |= _times(self.histories, index, position, segment, self.config.model)
+        return x, index, segment > 0
 
     @staticmethod
     def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
@@ -74,6 +82,14 @@ class SequenceLoader(Loader):
         x = _inputs(histories, index, position, segment)
         x["slot"] = (packing.row * packing.row_length + packing.start + lengths - 1).astype(np.int32)
         x["item"].reshape(-1)[x["slot"][histories.lengths == 0]] = PAD
+        if _timed(histories, model_config):
+            x |= _times(histories, index, position, segment, model_config)
+            if model_config.query_time:
+                asked = x["time"].reshape(-1)[x["slot"]]
+                if histories.query_time is not None:
+                    first = histories.timestamp[np.maximum(ends - lengths, 0)]
+                    asked = np.where(histories.lengths > 0, _seconds(histories.query_time - first), 0)
+                x["next_time"].reshape(-1)[x["slot"]] = asked
         return x
 
 
@@ -141,3 +157,31 @@ def _inputs(histories: Histories, index: np.ndarray, position: np.ndarray, segme
     items = histories.item[index] if len(histories.item) else np.zeros(index.shape, np.int32)
     item = np.where(segment > 0, items, PAD).astype(np.int32)
     return {"item": item, "position": position, "segment": segment}
+
+
+def _timed(histories: Histories, model: Any) -> bool:
+    """Whether the model sees the times of these histories.
+
+    Raises:
+        DataError: it must be told when an item is asked for, and the histories have no times.
+    """
+    if getattr(model, "query_time", False) and histories.timestamp is None:
+        raise DataError("the events have no timestamps, which model.query_time=true needs; set it to false")
+    return getattr(model, "use_time", False) and histories.timestamp is not None and len(histories.item) > 0
+
+
+def _times(
+    histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray, model: Any
+) -> dict[str, np.ndarray]:
+    """The times of the events at `index`, laid out; from the first of the sequence, so that a clock may be shifted."""
+    stamps = histories.timestamp
+    first = stamps[index - position]
+    x = {"time": np.where(segment > 0, _seconds(stamps[index] - first), 0)}
+    if model.query_time:
+        following = stamps[np.minimum(index + 1, len(stamps) - 1)]
+        x["next_time"] = np.where(segment > 0, _seconds(following - first), 0)
+    return x
+
+
+def _seconds(milliseconds: np.ndarray) -> np.ndarray:
+    return np.clip(milliseconds // 1000, 0, np.iinfo(np.int32).max).astype(np.int32)
