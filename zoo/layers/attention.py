@@ -1,6 +1,6 @@
 """Self-attention over packed rows: an event sees its own sequence, and in a causal layer nothing later.
 
-Legend: R rows, L slots of a row, D width, H heads.
+Legend: R rows, L slots of a row, D width, H heads, B sequences, M appended events.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ def visible(segment: Any, causal: bool) -> Any:
         return same
     place = ops.arange(ops.shape(segment)[1], dtype="int32")
     return ops.logical_and(same, ops.greater_equal(place[:, None], place[None, :]))
+
+
+def placed(cache: Any, new: Any, position: Any) -> Any:
+    """Keys or values (B, H, L, D) with those of new events (B, H, M, D) at their positions (B, M)."""
+    slots = ops.arange(cache.shape[2], dtype="int32")
+    here = ops.equal(position[:, :, None], slots[None, None, :])  # (B, M, L)
+    kept = ops.cast(ops.logical_not(ops.any(here, axis=1)), new.dtype)[:, None, :, None]
+    place = ops.transpose(ops.cast(here, new.dtype), (0, 2, 1))[:, None]  # (B, 1, L, M)
+    return cache * kept + ops.matmul(place, new)
 
 
 class SelfAttention(keras.layers.Layer):
@@ -65,11 +74,8 @@ class SelfAttention(keras.layers.Layer):
             (B, M, D), and the cache with the new events in it.
         """
         query, key, value = (self._heads(part) for part in ops.split(self.query_key_value(x), 3, axis=-1))
-        slots = ops.arange(cache[0].shape[2], dtype="int32")
-        here = ops.equal(position[:, :, None], slots[None, None, :])  # (B, M, L)
-        kept = ops.cast(ops.logical_not(ops.any(here, axis=1)), x.dtype)[:, None, :, None]
-        place = ops.transpose(ops.cast(here, x.dtype), (0, 2, 1))[:, None]  # (B, 1, L, M)
-        keys, values = (old * kept + ops.matmul(place, new) for old, new in zip(cache, (key, value), strict=True))
+        keys, values = (placed(old, new, position) for old, new in zip(cache, (key, value), strict=True))
+        slots = ops.arange(keys.shape[2], dtype="int32")
         seen = ops.greater_equal(position[:, None, :, None], slots[None, None, None, :])  # (B, 1, M, L)
         bias = ops.cast(ops.where(seen, 0.0, HIDDEN), x.dtype)
         return self._attend(x, query, keys, values, bias, False), (keys, values)

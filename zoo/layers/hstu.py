@@ -1,0 +1,144 @@
+"""Blocks of the hierarchical sequential transduction unit (Zhai et al. 2024) over packed rows.
+
+Legend: R rows, L slots of a row, D width, H heads, M appended events, N fixed divisor of the attention.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from zoo.layers.attention import placed
+from zoo.layers.embedding import IndexEmbedding
+
+NUM_BUCKETS = 129
+BUCKET_WIDTH = 0.301  # of the natural logarithm of seconds: ten years reach bucket 65
+HIDDEN = -1e4  # logit of what may not be seen: its sigmoid is zero in every precision
+
+
+def time_buckets(time: Any, next_time: Any) -> Any:
+    """(R, M, L) int32 logarithmic bucket of |next_time_i - time_j|, from seconds (R, L) and (R, M)."""
+    apart = ops.absolute(next_time[:, :, None] - time[:, None, :])
+    width = ops.log(ops.cast(ops.maximum(apart, 1), "float32")) / BUCKET_WIDTH
+    return ops.minimum(ops.cast(width, "int32"), NUM_BUCKETS - 1)
+
+
+class RelativeBias(keras.layers.Layer):
+    """What is added to the logits: a number learned for each distance and, if wanted, each bucket of time.
+
+    Args:
+        max_length: distances go from 0 to this.
+        use_time: learn the buckets too.
+    """
+
+    def __init__(self, max_length: int, use_time: bool, **kwargs: Any):
+        super().__init__(**kwargs)
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        self.position = IndexEmbedding(max_length, 1, start, name="position")
+        self.time = IndexEmbedding(NUM_BUCKETS, 1, start, name="time") if use_time else None
+
+    def build(self, *shapes: Any) -> None:
+        """Creates the tables."""
+        for table in (self.position, self.time):
+            if table is not None and not table.built:
+                table.build(())
+
+    def call(self, seen: Any, distance: Any, bucket: Any = None) -> Any:
+        """(R, M, L) -> (R, 1, M, L).
+
+        Args:
+            seen: (R, M, L) bool: whether event i sees event j.
+            distance: (M, L) or (R, M, L) how many events j lies before i; whatever where it is not seen.
+            bucket: (R, M, L) of the time between them; None where the events bear no time.
+        """
+        distance = ops.clip(distance, 0, self.position.size - 1)
+        bias = self.position(distance)[..., 0]
+        if bucket is not None:
+            bias = bias + self.time(bucket)[..., 0]
+        return ops.where(seen, bias, HIDDEN)[:, None]
+
+
+class HSTUBlock(keras.layers.Layer):
+    """x + W (norm(A V) * U) with A = silu(Q K^T + bias) / N: no softmax, no scale of the logits, no other network.
+
+    U, V, Q and K are silu(norm(x) W'); neither norm has weights, and that of A V is over all heads together.
+
+    Args:
+        dim: D.
+        num_heads: H.
+        query_dim: of a head's queries and keys.
+        value_dim: of a head's values and gates.
+        max_length: N, and the largest distance between events that the bias knows.
+        use_time: bias by time too.
+        dropout: of what W is applied to.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        query_dim: int,
+        value_dim: int,
+        max_length: int,
+        use_time: bool,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads, self.query_dim, self.value_dim = num_heads, query_dim, value_dim
+        self.divisor = max_length
+        self.bias = RelativeBias(max_length, use_time, name="bias")
+        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, name="input_norm")
+        self.mixed_norm = keras.layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, name="mixed_norm")
+        self.gate_value_query_key = keras.layers.Dense(
+            2 * num_heads * (query_dim + value_dim),
+            activation="silu",
+            use_bias=False,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            name="gate_value_query_key",
+        )
+        self.output_dense = keras.layers.Dense(dim, name="output")
+        self.drop = keras.layers.Dropout(dropout)
+
+    def call(self, x: Any, seen: Any, distance: Any, bucket: Any = None, training: bool = False) -> Any:
+        """(R, L, D) -> (R, L, D); `seen`, `distance` and `bucket` as in `RelativeBias`."""
+        gate, value, query, key = self._project(x)
+        return self._attend(x, gate, query, key, value, self.bias(seen, distance, bucket), training)
+
+    def extend(self, x: Any, position: Any, bucket: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
+        """`call` for M events appended to B sequences whose keys and values are known; costs O(L) an event.
+
+        Args:
+            x: (B, M, D) the new events.
+            position: (B, M) place of each in its sequence, below L.
+            bucket: (B, M, L) of the time between each and all; None where the events bear no time.
+            cache: keys and values (B, H, L, ...) by position; those at and after a new event are not looked at.
+
+        Returns:
+            (B, M, D), and the cache with the new events in it.
+        """
+        gate, value, query, key = self._project(x)
+        keys, values = placed(cache[0], key, position), placed(cache[1], value, position)
+        distance = position[:, :, None] - ops.arange(keys.shape[2], dtype="int32")[None, None]
+        bias = self.bias(ops.greater_equal(distance, 0), distance, bucket)
+        return self._attend(x, gate, query, keys, values, bias, False), (keys, values)
+
+    def _project(self, x: Any) -> tuple[Any, Any, Any, Any]:
+        """Gate (R, L, H * value_dim); value, query and key (R, H, L, ...)."""
+        sizes = [self.num_heads * size for size in (self.value_dim, self.value_dim, self.query_dim, self.query_dim)]
+        ends = [sum(sizes[: i + 1]) for i in range(3)]
+        gate, *parts = ops.split(self.gate_value_query_key(self.input_norm(x)), ends, axis=-1)
+        return gate, *(self._heads(part) for part in parts)
+
+    def _heads(self, x: Any) -> Any:
+        shape = ops.shape(x)
+        split = ops.reshape(x, (shape[0], shape[1], self.num_heads, x.shape[-1] // self.num_heads))
+        return ops.transpose(split, (0, 2, 1, 3))
+
+    def _attend(self, x: Any, gate: Any, query: Any, key: Any, value: Any, bias: Any, training: bool) -> Any:
+        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias
+        mixed = ops.matmul(ops.silu(logits), value) / self.divisor  # (R, H, L, value_dim)
+        mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), ops.shape(gate))
+        return x + self.output_dense(self.drop(self.mixed_norm(mixed) * gate, training=training))
