@@ -110,7 +110,7 @@ class Memory(keras.layers.Layer):
         if not self.built:
             self.state = self.add_weight(shape=(rows, width), initializer="zeros", trainable=False, name="state")
             self.built = True
-        return self.state
+        return ops.copy(self.state)  # PyTorch writes in place, and the way back needs what was read
 
     def write(self, state: Any) -> None:
         """Remembers `state` (rows, width); no gradient flows back into the batch that wrote it."""

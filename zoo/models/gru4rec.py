@@ -138,7 +138,14 @@ MODEL = ModelSpec(
             {"epochs": 20, "batch_size": 32, "learning_rate": 1e-2}, {"embedding_dim": 16, "max_length": 16}
         ),
         "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, {"max_length": 50}),
-        "ml-1m": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, {}),
+        "ml-1m": _recipe(
+            {"epochs": 100, "batch_size": 128, "learning_rate": 2e-3, "patience": 10},
+            {"embedding_dim": 128, "dropout": 0.3, "embedding_dropout": 0.2},
+        ),
+        "beauty": _recipe(
+            {"epochs": 100, "batch_size": 128, "patience": 10},
+            {"embedding_dim": 128, "max_length": 50, "dropout": 0.5, "embedding_dropout": 0.3},
+        ),
         # The official code's parameters.
         "diginetica": _recipe(
             {
