@@ -87,7 +87,7 @@ class SequenceLoader(Loader):
             if model_config.query_time:
                 asked = x["time"].reshape(-1)[x["slot"]]
                 if histories.query_time is not None:
-                    first = histories.timestamp[np.maximum(ends - lengths, 0)]
+                    first = np.append(histories.timestamp, 0)[np.maximum(ends - lengths, 0)]
                     asked = np.where(histories.lengths > 0, _seconds(histories.query_time - first), 0)
                 x["next_time"].reshape(-1)[x["slot"]] = asked
         return x
@@ -167,14 +167,14 @@ def _timed(histories: Histories, model: Any) -> bool:
     """
     if getattr(model, "query_time", False) and histories.timestamp is None:
         raise DataError("the events have no timestamps, which model.query_time=true needs; set it to false")
-    return getattr(model, "use_time", False) and histories.timestamp is not None and len(histories.item) > 0
+    return getattr(model, "use_time", False) and histories.timestamp is not None
 
 
 def _times(
     histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray, model: Any
 ) -> dict[str, np.ndarray]:
     """The times of the events at `index`, laid out; from the first of the sequence, so that a clock may be shifted."""
-    stamps = histories.timestamp
+    stamps = histories.timestamp if len(histories.item) else np.zeros(1, np.int64)  # nobody has an event
     first = stamps[index - position]
     x = {"time": np.where(segment > 0, _seconds(stamps[index] - first), 0)}
     if model.query_time:
