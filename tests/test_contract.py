@@ -46,9 +46,9 @@ def trained(name, tmp_path_factory):
     return name, config, prepared, train(name, config, prepared, tmp_path_factory.mktemp(name))
 
 
-def hit_rate(model, prepared):
+def hit_rate(model, prepared, rules):
     histories, targets = prepared.cases("test")
-    result = evaluation.evaluate(model, histories, targets, prepared.catalogue, tiny("most_popular").evaluate, 0)
+    result = evaluation.evaluate(model, histories, targets, prepared.catalogue, rules, 0)
     return result.metrics["hit_rate@10"], len(histories)
 
 
@@ -130,9 +130,9 @@ def test_saved_and_loaded_it_scores_the_same(trained, tmp_path):
 
 
 def test_it_learns_what_is_planted(trained, tmp_path):
-    name, _, prepared, model = trained
+    name, config, prepared, model = trained
     popular = train("most_popular", tiny("most_popular"), prepared, tmp_path)
-    reached, chance = hit_rate(model, prepared)[0], hit_rate(popular, prepared)[0]
+    reached, chance = (hit_rate(one, prepared, config.evaluate)[0] for one in (model, popular))
     if name == "most_popular":
         assert reached > 10 / prepared.catalogue.items.num_trained
     else:
@@ -143,7 +143,7 @@ def test_it_finds_nothing_in_noise(name, tmp_path):
     config = tiny(name, noise=1.0)
     prepared = prepared_sample(config)
     popular = train("most_popular", tiny("most_popular", noise=1.0), prepared, tmp_path / "popular")
-    reached, users = hit_rate(train(name, config, prepared, tmp_path), prepared)
-    chance = hit_rate(popular, prepared)[0]
+    reached, users = hit_rate(train(name, config, prepared, tmp_path), prepared, config.evaluate)
+    chance = hit_rate(popular, prepared, config.evaluate)[0]
     deviation = np.sqrt(2 * chance * (1 - chance) / users)
     assert reached < chance + 4 * deviation, f"{name} {reached:.3f} against popularity {chance:.3f} on pure noise"

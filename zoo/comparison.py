@@ -68,6 +68,8 @@ def compare(a: Result, b: Result, metric: str = "ndcg@10", resamples: int = 10_0
         raise ConfigError(f"{metric}: no metric to test; wanted {', '.join(metrics.ACCURACY)}, with a cut such as @10")
     values = [metrics.ACCURACY[name](result.ranks["rank"], result.ranks["offsets"], int(k)) for result in (a, b)]
     differences = values[0] - values[1]
+    if "owner" in a.ranks:  # targets ranked one by one: those of one user are no independent draws
+        differences = metrics.per_user(differences, a.ranks["owner"])
     return Paired(
         a.model,
         b.model,
@@ -102,7 +104,8 @@ def table(results: Sequence[Result], metric: str | None = None, seed: int = 0) -
         metric: what differences are tested in; ndcg@10 where all have it, otherwise their NDCG with the largest cut.
 
     Returns:
-        `rows` {model: {metric: value}}, `intervals` {model: {metric: [low, high]}}, `audit` {model: audit}, `metric`,
+        `rows` {model: {metric: value}}, `intervals` {model: {metric: [low, high]}}, `audit` {model: audit}, `events`
+        {model: {metric: value}} with means over targets where these were ranked one by one, else empty, `metric`,
         `best`: the model with the highest `metric`, and `paired`: a record (see `Paired`) of each model against the
         first row and of each against the best.
 
@@ -124,6 +127,7 @@ def table(results: Sequence[Result], metric: str | None = None, seed: int = 0) -
         "best": best.model,
         "rows": {r.model: r.metrics["test"] for r in ordered},
         "intervals": {r.model: r.metrics["intervals"] for r in ordered},
+        "events": {r.model: r.metrics["slices"]["events"] for r in ordered if "events" in r.metrics.get("slices", {})},
         "paired": paired,
         "audit": {r.model: r.metrics["audit"] for r in ordered},
     }
@@ -142,7 +146,7 @@ def markdown(compared: dict[str, Any]) -> str:
     audit = next(iter(compared["audit"].values()))
     cut = metric.partition("@")[2]
     columns = [name for name in next(iter(rows.values())) if name.partition("@")[2] == cut]
-    if audit["users"] == audit["targets"]:  # with one target a user, these say what hit rate and MRR say
+    if audit["users"] == audit["targets"] or compared["events"]:  # of one target, these say what hit rate and MRR say
         columns = [name for name in columns if name.partition("@")[0] not in ("recall", "precision", "map")]
     against = list(dict.fromkeys(pair["against"] for pair in compared["paired"]))
     header = ["model", *columns, *(f"{metric} − {name}" for name in against)]
@@ -159,6 +163,9 @@ def markdown(compared: dict[str, Any]) -> str:
             cells.append(cell)
         cells += [_difference(tested.get((model, name))) for name in against]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *_by_cut(rows, "per user")]
+    if compared["events"]:
+        lines += ["", *_by_cut(compared["events"], "per event")]
     lines += ["", _rules(audit)]
     warned: dict[str, list[str]] = {}
     for model, each in compared["audit"].items():
@@ -167,6 +174,16 @@ def markdown(compared: dict[str, Any]) -> str:
     for warning, models in warned.items():
         lines.append("* " + ("all" if len(models) == len(rows) else ", ".join(models)) + f": {warning}")
     return "\n".join(lines) + "\n"
+
+
+def _by_cut(rows: dict[str, dict[str, float]], title: str) -> list[str]:
+    """Hit rate and NDCG at every cut that all have; hit_rate@1 is what classifiers call accuracy, as is ndcg@1."""
+    names = [name for name in next(iter(rows.values())) if all(name in row for row in rows.values())]
+    names = [name for name in names if name.partition("@")[0] in ("hit_rate", "ndcg") and name != "ndcg@1"]
+    lines = ["| " + " | ".join([title, *names]) + " |", "|---|" + "---:|" * len(names)]
+    for model, row in rows.items():
+        lines.append("| " + " | ".join([model, *(f"{row[name]:.4f}" for name in names)]) + " |")
+    return lines
 
 
 def _difference(pair: dict[str, Any] | None) -> str:

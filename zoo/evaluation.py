@@ -42,7 +42,8 @@ class Evaluation:
         slices: metrics of accuracy of some targets alone, with the number of `users` and `targets`.
         counts: users, targets, and what was special about them.
         ranks: a row per target, as saved in ranks.npz: `user` (n,) tokens, `offsets` (n + 1,), `target` (T,) tokens and
-            `rank` (T,), a position in the user's list from 1, or `metrics.MISS`.
+            `rank` (T,), a position in the user's list from 1, or `metrics.MISS`. Where targets were ranked one by one
+            n is T, and `owner` (n,) numbers the users.
     """
 
     metrics: dict[str, float]
@@ -92,18 +93,14 @@ def evaluate(
     cuts = tuple(sorted(set(config.top_k)))
     worst, best, repeat, lists = _rank(model, histories, targets, catalogue, cuts, config.exclude_seen)
     offsets, known = targets.offsets, targets.item != UNKNOWN
-    values = {f"{name}@{k}": function(worst, offsets, k) for k in cuts for name, function in metrics.ACCURACY.items()}
+    _, owner = np.unique(histories.owner, return_inverse=True)
+    accuracy = {f"{name}@{k}": function(worst, offsets, k) for k in cuts for name, function in metrics.ACCURACY.items()}
+    values = {name: metrics.per_user(value, owner) for name, value in (accuracy | lists.values_of_rows()).items()}
     gaps = {
-        f"{name}@{k}": float(function(best, offsets, k).mean() - values[f"{name}@{k}"].mean())
+        f"{name}@{k}": float(metrics.per_user(function(best, offsets, k), owner).mean() - values[f"{name}@{k}"].mean())
         for k in cuts
         for name, function in metrics.ACCURACY.items()
     }
-    values |= lists.per_user()
-    _, owner = np.unique(histories.owner, return_inverse=True)
-    rolling = owner[-1] + 1 < len(targets)
-    per_event = {name: float(values[name].mean()) for name in gaps}
-    if rolling:
-        values = {name: np.bincount(owner, value) / np.bincount(owner) for name, value in values.items()}
     means = {name: float(value.mean()) for name, value in values.items()} | lists.coverage()
     intervals = {}
     if config.bootstrap:
@@ -114,23 +111,27 @@ def evaluate(
         "repeat_targets": repeat,
         "new_targets": ~repeat,
     }
-    slices = {name: _slice(mask, worst, offsets, cuts) for name, mask in chosen.items()}
-    if rolling:
-        slices["events"] = {"users": int(owner[-1]) + 1, "targets": len(targets.item), **per_event}
+    slices = {name: _slice(mask, worst, offsets, owner, cuts) for name, mask in chosen.items()}
+    ranks = {"user": targets.user, "offsets": offsets, "target": targets.item, "rank": worst.astype(np.int32)}
+    users = int(owner[-1]) + 1
+    if users < len(targets):
+        slices["events"] = {"users": users, "targets": len(targets.item)}
+        slices["events"] |= {name: float(value.mean()) for name, value in accuracy.items()}
+        ranks["owner"] = owner.astype(np.int32)
     return Evaluation(
         metrics=means,
         intervals=intervals,
         gaps=gaps,
         slices=slices,
         counts={
-            "users": int(owner[-1]) + 1,
+            "users": users,
             "targets": len(targets.item),
             "targets_outside_catalogue": int(np.count_nonzero(~known)),
             "repeat_targets": int(np.count_nonzero(repeat)),
             "targets_merged": merged,
             "users_without_target": left_out,
         },
-        ranks={"user": targets.user, "offsets": offsets, "target": targets.item, "rank": worst.astype(np.int32)},
+        ranks=ranks,
     )
 
 
@@ -273,8 +274,8 @@ class _Lists:
             if k > 1:
                 self.values[f"diversity@{k}"].append(metrics.diversity(first, self.vectors))
 
-    def per_user(self) -> dict[str, np.ndarray]:
-        """(n,) each."""
+    def values_of_rows(self) -> dict[str, np.ndarray]:
+        """(n,) each, a value for every list."""
         return {name: np.concatenate(blocks) for name, blocks in self.values.items()}
 
     def coverage(self) -> dict[str, float]:
@@ -295,15 +296,19 @@ def describe_items(catalogue: Catalogue, histories: Histories) -> np.ndarray:
     return metrics.item_vectors(histories.item[real], histories.row_of_event[real], catalogue.items.size)
 
 
-def _slice(mask: np.ndarray, ranks: np.ndarray, offsets: np.ndarray, top_k: tuple[int, ...]) -> dict[str, float]:
+def _slice(
+    mask: np.ndarray, ranks: np.ndarray, offsets: np.ndarray, owner: np.ndarray, top_k: tuple[int, ...]
+) -> dict[str, float]:
     """Accuracy with only the targets of `mask` as targets, over the users who have one."""
     ends = np.concatenate([[0], np.cumsum(mask)])[offsets]
-    ends = ends[np.concatenate([[True], np.diff(ends) > 0])]  # users without such a target are left out
-    result: dict[str, float] = {"users": len(ends) - 1, "targets": int(ends[-1])}
-    if len(ends) > 1:
+    kept = np.diff(ends) > 0  # rows without such a target are left out
+    ends = ends[np.append(True, kept)]
+    _, owner = np.unique(owner[kept], return_inverse=True)
+    result: dict[str, float] = {"users": int(owner[-1]) + 1 if len(owner) else 0, "targets": int(ends[-1])}
+    if len(owner):
         for k in top_k:
             for name, function in metrics.ACCURACY.items():
-                result[f"{name}@{k}"] = float(function(ranks[mask], ends, k).mean())
+                result[f"{name}@{k}"] = float(metrics.per_user(function(ranks[mask], ends, k), owner).mean())
     return result
 
 
@@ -328,9 +333,10 @@ class RankingEvaluation(keras.callbacks.Callback):
     def __init__(self, histories: Histories | Prefixes, targets: Histories, catalogue: Catalogue, config: RunConfig):
         super().__init__()
         rows = np.flatnonzero(targets.lengths)
-        size = config.train.validation_users
-        if size is not None and size < len(rows):
-            rows = np.sort(np.random.default_rng([config.seed, 0xA11]).choice(rows, size, replace=False))
+        users, size = np.unique(histories.owner[rows]), config.train.validation_users
+        if size is not None and size < len(users):
+            drawn = np.random.default_rng([config.seed, 0xA11]).choice(users, size, replace=False)
+            rows = rows[np.isin(histories.owner[rows], drawn)]
         self.histories, self.targets, self.catalogue = histories.take(rows), targets.take(rows), catalogue
         self.names = ["hit_rate@10", "ndcg@10"]
         name, cut, k = config.train.monitor.removeprefix("val_").partition("@")

@@ -77,6 +77,11 @@ ACCURACY: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 }
 
 
+def per_user(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """(n,) mean over the rows of each user, where a user has several: `owner` (rows,) says whose each is, from 0."""
+    return np.bincount(owner, values) / np.bincount(owner)
+
+
 def _user(offsets: np.ndarray) -> np.ndarray:
     """(T,) the user of each target."""
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))

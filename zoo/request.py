@@ -10,6 +10,7 @@ from config import ConfigError, RunConfig, override
 from zoo import artifacts, registry
 
 DEFAULT_MODEL = "two_tower"
+MEASURED_ALIKE = ("data", "sample", "split", "evaluate")  # sections that models share when they are compared
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,22 @@ def resolve(options: Namespace, from_run: bool = False) -> Request:
 def resolve_many(options: Namespace) -> list[Request]:
     """The models of `--models`, each in a folder of its own; an override goes to the models that have its knob.
 
+    All are measured alike: data, split and evaluation are those of the first model that has the preset. One without it
+    takes its base recipe for the rest.
+
     Raises:
-        ConfigError: no models, or an override that none of them knows.
+        ConfigError: no models, a preset that none of them has, or an override that none of them knows.
     """
     names = list(dict.fromkeys(name.strip() for name in (options.models or "").split(",") if name.strip()))
     if not names:
         raise ConfigError("compare_models needs --models, for example --models most_popular,seq_item_knn,two_tower")
     directory = options.run_dir or Path("runs/comparison")
     start = {name: _preset(options, name, fallback="base") for name in names}
-    configs = {name: with_data(config, options.data) for name, (_, config) in start.items()}
+    if options.preset and options.preset not in [preset for preset, _ in start.values()]:
+        raise ConfigError(f"--preset {options.preset}: none of {', '.join(names)} has it; `list_models` shows presets")
+    leader = next((config for preset, config in start.values() if preset != "base"), start[names[0]][1])
+    same = {section: getattr(leader, section) for section in MEASURED_ALIKE}
+    configs = {name: with_data(config.model_copy(update=same), options.data) for name, (_, config) in start.items()}
     for assignment in options.override:
         refusals = []
         for name in names:
