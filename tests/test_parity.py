@@ -33,7 +33,7 @@ def prepared_model(name):
 
 def _names(model):
     """{path: variable} of what is trained, without the number that Keras gives a second model of the same name."""
-    named = {re.sub(r"^([a-z_]+?)_\d+/", r"\1/", variable.path): variable for variable in model.trainable_variables}
+    named = {re.sub(r"^([a-z0-9_]+?)_\d+/", r"\1/", variable.path): variable for variable in model.trainable_variables}
     assert len(named) == len(model.trainable_variables)
     return named
 
