@@ -51,6 +51,10 @@ class SequenceLoader(Loader):
         worth = lengths >= self.min_length
         self._timed = _timed(histories, model)
         self._begins = begins[worth]
+        self._weights = histories.columns.get("weight")
+        self._sampler = None
+        if model.loss != "softmax":
+            self._sampler = NegativeSampler(histories, catalogue, model.popularity_power)
         self.packing = pack(lengths[worth], model.max_length)
         share = self.packing.num_rows / max(len(self._begins), 1)
         self.rows_per_batch = max(round(config.train.batch_size * share), 1)
@@ -70,6 +74,37 @@ class SequenceLoader(Loader):
         if self._timed:
             x |= _times(self.histories, index, position, segment, self.config.model)
         return x, index, segment > 0
+
+    def asked(
+        self, x: dict[str, np.ndarray], event: np.ndarray, real: np.ndarray, rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """(x, y, weight) of a batch in which `x` is to predict events.
+
+        Args:
+            event: (R, L) or (T,) the events to be predicted, as positions in the flat arrays.
+            real: the same shape; False where there is none.
+
+        Returns:
+            x, where the loss needs them with
+
+            x["negatives"]          (N,) int32, or (..., N) with `model.share_negatives=false`
+            x["negatives_log_q"]    the same shape, float32 log-probability of each under the sampler
+            x["log_q"]              the shape of `event`, float32, the same of the positives
+
+            y int32 items, PAD where there is none, and weight float32, column `weight` of the event; 0 where it is no
+            trained item; both of the shape of `event`.
+        """
+        y = np.where(real, self.histories.item[event], PAD)
+        weight = (y >= NUM_SPECIALS).astype(np.float32)
+        if self._weights is not None:
+            weight *= self._weights[event]
+        if self._sampler is not None:
+            model: Any = self.config.model
+            shape = (model.num_negatives,) if model.share_negatives else (*y.shape, model.num_negatives)
+            x["negatives"] = self._sampler.draw_any(int(np.prod(shape)), rng).reshape(shape)
+            log_p = np.maximum(self._sampler.log_p, -100).astype(np.float32)  # -inf of what is never drawn: no number
+            x["negatives_log_q"], x["log_q"] = log_p[x["negatives"]], log_p[y]
+        return x, y, weight
 
     @staticmethod
     def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
@@ -94,23 +129,7 @@ class SequenceLoader(Loader):
 
 
 class NextItemLoader(SequenceLoader):
-    """Every event of a sequence is to predict the next one. A batch is
-
-    x                       as above, without `slot`
-    x["negatives"]          (N,) int32, or (R, L, N) with `model.share_negatives=false`; where the loss needs them
-    x["negatives_log_q"]    the same shape, float32 log-probability of each under the sampler
-    x["log_q"]              (R, L) float32 the same of the positives
-    y                       (R, L) int32 the next item; PAD where there is none
-    weight                  (R, L) float32: column `weight` of the next event; 0 where it is no trained item
-    """
-
-    def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
-        super().__init__(histories, catalogue, config)
-        model: Any = config.model
-        self._weights = histories.columns.get("weight")
-        self._sampler = None
-        if model.loss != "softmax":
-            self._sampler = NegativeSampler(histories, catalogue, model.popularity_power)
+    """Every event of a sequence is to predict the next one: x without `slot`, y and weight (R, L), see `asked`."""
 
     def windows(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
         starts = self.histories.offsets[:-1]
@@ -120,18 +139,7 @@ class NextItemLoader(SequenceLoader):
 
     def batch(self, rows: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[dict, Any, Any]:
         x, index, filled = self.rows(rows, real)
-        target = np.minimum(index + 1, len(self.histories.item) - 1)
-        y = np.where(filled, self.histories.item[target], PAD)
-        weight = (y >= NUM_SPECIALS).astype(np.float32)
-        if self._weights is not None:
-            weight *= self._weights[target]
-        if self._sampler is not None:
-            model: Any = self.config.model
-            shape = (model.num_negatives,) if model.share_negatives else (*y.shape, model.num_negatives)
-            x["negatives"] = self._sampler.draw_any(int(np.prod(shape)), rng).reshape(shape)
-            log_p = np.maximum(self._sampler.log_p, -100).astype(np.float32)  # -inf of what is never drawn: no number
-            x["negatives_log_q"], x["log_q"] = log_p[x["negatives"]], log_p[y]
-        return x, y, weight
+        return self.asked(x, np.minimum(index + 1, len(self.histories.item) - 1), filled, rng)
 
 
 def cut(starts: np.ndarray, ends: np.ndarray, max_length: int, everything: bool) -> tuple[np.ndarray, np.ndarray]:
