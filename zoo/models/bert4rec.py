@@ -1,0 +1,118 @@
+"""BERT4Rec: bidirectional self-attention over a history in which items are masked.
+
+Legend: R rows, L slots of a row, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import ops
+from pydantic import Field, model_validator
+
+from config import RunConfig, TrainConfig
+from zoo.data.catalogue import Catalogue
+from zoo.data.loaders.masked_items import MaskedItemLoader
+from zoo.data.vocabulary import MASK
+from zoo.layers.attention import HIDDEN, visible
+from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.transformer import TransformerBlock
+from zoo.registry import ModelSpec, Stage
+from zoo.sequential import SequentialConfig, SequentialRecommender
+
+
+class BERT4RecConfig(SequentialConfig):
+    """Hyperparameters of `BERT4Rec`."""
+
+    num_blocks: int = Field(2, ge=1)
+    num_heads: int = Field(2, ge=1)
+    expansion: int = Field(4, ge=1, description="width of the position-wise network, in embedding_dim")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="of the attention weights")
+    block: Literal["pre_norm", "post_norm"] = "post_norm"
+    transform: bool = Field(True, description="a dense layer, GELU and norm between the last block and the scores")
+    item_bias: bool = Field(True, description="learn how popular each item is, as one more coordinate")
+    from_end: bool = False
+    mask_share: float = Field(0.2, gt=0, le=1, description="of a sequence's events that are masked, at least one")
+    last_share: float = Field(0.1, ge=0, le=1, description="sequences of which the last event alone is masked")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BERT4RecConfig:
+        if self.embedding_dim % self.num_heads:
+            raise ValueError(f"embedding_dim={self.embedding_dim} is no multiple of num_heads={self.num_heads}")
+        return self
+
+
+class BERT4Rec(SequentialRecommender):
+    """Transformer that sees both ways, trained to predict masked items; the next item is a MASK after the last event.
+
+    References:
+        Sun et al. 2019, BERT4Rec: sequential recommendation with bidirectional encoder representations from
+        transformer.
+    """
+
+    loader = MaskedItemLoader
+
+    def __init__(self, config: BERT4RecConfig, catalogue: Catalogue, **kwargs: Any):
+        super().__init__(config, catalogue, **kwargs)
+        dim = config.embedding_dim
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        self.mask = self.add_weight(shape=(1, dim), initializer=start, name="mask")
+        self.position = IndexEmbedding(config.max_length, dim, start, name="position")
+        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
+        self.blocks = [
+            TransformerBlock(
+                dim,
+                config.num_heads,
+                config.expansion,
+                "gelu",
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+                kind=config.block,
+                name=f"block_{i}",
+            )
+            for i in range(config.num_blocks)
+        ]
+        self.dense = self.norm = None
+        if config.transform:
+            self.dense = keras.layers.Dense(dim, activation="gelu", name="transform")
+        if config.transform or config.block == "pre_norm":
+            self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.build_weights()
+
+    def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        item = self.item_id(inputs["item"])
+        masked = ops.cast(ops.equal(inputs["item"], MASK), item.dtype)[..., None]
+        seen = visible(inputs["segment"], causal=False)
+        position = inputs["position"]
+        if self.config.from_end:
+            position = ops.sum(ops.cast(seen, "int32"), axis=-1) - 1 - position
+        x = item + masked * ops.cast(self.mask, item.dtype) + self.position(position)
+        x = self.drop(self.input_norm(x), training=training)
+        bias = ops.cast(ops.where(seen[:, None], 0.0, HIDDEN), x.dtype)  # (R, 1, L, L)
+        for block in self.blocks:
+            x = block(x, bias, training=training)
+        x = x if self.dense is None else self.dense(x)
+        return x if self.norm is None else self.norm(x)
+
+
+def _recipe(train: dict[str, Any], **model: Any) -> RunConfig:
+    return RunConfig(model=BERT4RecConfig(**model), train=TrainConfig(**train))
+
+
+MODEL = ModelSpec(
+    model=BERT4Rec,
+    stages=(Stage(name="train", loader=MaskedItemLoader),),
+    presets={
+        "tiny": _recipe(
+            {"epochs": 50, "batch_size": 32, "learning_rate": 5e-3, "patience": None},
+            embedding_dim=16,
+            max_length=16,
+            mask_share=0.4,
+        ),
+        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, max_length=50),
+        "ml-1m": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}),
+    },
+    paper="https://doi.org/10.1145/3357384.3357895",
+    causal=False,
+)
