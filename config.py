@@ -208,7 +208,7 @@ def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
     fields = _leaves(config)
     values: dict[str, Any] = config.model_dump()
     for assignment in assignments:
-        for part in _split(assignment):
+        for part in assignments_in(assignment):
             key, separator, text = part.partition("=")
             if not separator or not key.strip():
                 raise ConfigError(f"--override {part!r}: expected key=value")
@@ -271,7 +271,7 @@ def _resolve(key: str, fields: dict[str, FieldInfo]) -> str:
     raise ConfigError(f"--override {key}: unknown key; `python main.py show_config` lists all keys")
 
 
-def _split(text: str) -> list[str]:
+def assignments_in(text: str) -> list[str]:
     """`a=1,b=[1,2],c="x,d=y",e=1,5` at the commas between assignments."""
     ends = [match.start() for match in _COMMAS.finditer(text) if match["comma"]]
     return [text[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(text)], strict=True)]

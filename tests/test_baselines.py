@@ -16,6 +16,7 @@ from zoo.models import ease
 from zoo.models.ease import EASE, EASEConfig
 from zoo.models.item_knn import ItemKNN, ItemKNNConfig
 from zoo.models.most_popular import DAY, MostPopular, MostPopularConfig
+from zoo.models.repeat_last import RepeatLast, RepeatLastConfig
 from zoo.models.seq_item_knn import SeqItemKNN, SeqItemKNNConfig
 
 ML_1M = Path(__file__).parents[2] / "shared" / "data" / "ml-1m" / "sasrec_ml-1m.txt.gz"
@@ -89,6 +90,19 @@ def test_most_popular_counts(weighted):
             expected[token] += weight if token >= NUM_SPECIALS else 0
     scores = fitted(MostPopular, MostPopularConfig(), histories).score(histories)
     np.testing.assert_array_equal(scores, np.tile(expected, (len(histories), 1)))
+
+
+@both
+def test_repeat_last_is_the_own_items_by_recency_then_the_popular_ones(weighted):
+    histories = random_histories(weighted=weighted)
+    model = fitted(RepeatLast, RepeatLastConfig(), histories)
+    popular = fitted(MostPopular, MostPopularConfig(), histories).score(histories.take([0]))[0]
+    for history, scores in zip(events(histories), model.score(histories), strict=True):
+        own = list(dict.fromkeys(token for token, _ in reversed(history)))
+        others = sorted(set(range(NUM_SPECIALS, V)) - set(own), key=lambda token: -popular[token])
+        assert np.argsort(-scores, kind="stable")[: len(own)].tolist() == own
+        assert (np.diff(scores[others]) <= 0).all() and (scores[others] < 0).all()
+        assert (np.diff(scores[others]) < 0).tolist() == (np.diff(popular[others]) < 0).tolist()
 
 
 def test_most_popular_of_the_last_days():

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from config import ConfigError, DataConfig
 from zoo.data import dates
-from zoo.data.cleaning import clean, core, drop_bots, keep_scores, keep_window, merge_duplicates
+from zoo.data.cleaning import (
+    clean,
+    core,
+    drop_bots,
+    drop_short_sessions,
+    keep_scores,
+    keep_window,
+    merge_duplicates,
+    sessions,
+)
 from zoo.data.dataset import DataError, Dataset, Entities, Events
 
 DAY = 86_400_000
@@ -156,6 +165,64 @@ def test_bots():
     assert kept(drop_bots(dataset, 5)) == kept(dataset)
 
 
+MINUTE = 60_000
+
+
+def at(moments: list[tuple[int, float]], clock="global") -> Dataset:
+    """A log of (user, minute), each with an item of its own."""
+    moments = sorted(moments)
+    dataset = make([(user, item) for item, (user, _) in enumerate(moments)], clock=clock)
+    time_of = np.array([minute * MINUTE for _, minute in moments], np.int64)
+    return replace(dataset, events=replace(dataset.events, timestamp=time_of))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 200)), min_size=1, max_size=40), st.integers(1, 40))
+def test_sessions_end_with_silence_or_their_user(moments, gap):
+    dataset = at(moments)
+    expected, last = [], None
+    for user, minute in sorted(moments):
+        new = last is None or user != last[0] or minute - last[1] > gap
+        expected.append((expected[-1] + 1 if expected else 0) if new else expected[-1])
+        last = user, minute
+    assert sessions(dataset.events.user, dataset.events.timestamp, gap).tolist() == expected
+
+
+def test_no_sessions_of_nothing():
+    assert sessions(np.zeros(0, np.int32), np.zeros(0, np.int64), 30.0).shape == (0,)
+
+
+def test_short_sessions_are_dropped():
+    """Silence of exactly the gap does not end a session; two users never share one."""
+    dataset = at([(0, 0), (0, 30), (0, 60), (0, 90.001), (0, 91), (1, 92), (1, 93), (1, 94)])
+    cleaned = clean(dataset, DataConfig(min_session_events=3))
+    assert (cleaned.events.timestamp / MINUTE).tolist() == [0, 30, 60, 92, 93, 94]
+    assert cleaned.notes == (
+        "data.min_session_events=3, data.session_gap=30: dropped 2 of 8 events of 3 sessions, "
+        "with them 0 users and 2 items",
+    )
+    assert kept(drop_short_sessions(dataset, 5, session_gap=31)) == kept(dataset)[:5]
+    relative = replace(dataset, clock="relative")  # a user's own clock is enough
+    assert kept(clean(relative, DataConfig(min_session_events=3))) == kept(cleaned)
+
+
+def test_sessions_need_times():
+    with pytest.raises(DataError, match=r"data\.min_session_events=2 needs timestamps"):
+        clean(make([(0, 0), (1, 1)], clock="order"), DataConfig(min_session_events=2))
+    with pytest.raises(DataError, match=r"data\.min_session_events=4, data\.session_gap=30 keeps none of 2 events"):
+        clean(at([(0, 0), (1, 1)]), DataConfig(min_session_events=4))
+
+
+def test_domains():
+    dataset = make([(0, 0), (0, 1), (1, 0), (1, 1)])
+    columns = {"domain": np.array([0, 1, 1, 0], np.int16)}
+    dataset = replace(dataset, events=replace(dataset.events, columns=columns), labels={"domain": ("food", "kitchen")})
+    assert kept(clean(dataset, DataConfig(domains=("kitchen",)))) == [(0, 1), (1, 0)]
+    with pytest.raises(ConfigError, match=r"data\.domains: log has no domain 'kitchn'; did you mean 'kitchen'"):
+        clean(dataset, DataConfig(domains=("kitchn",)))
+    with pytest.raises(ConfigError, match=r"no column of domains; set data\.columns\.domain or unset data\.domains"):
+        clean(make([(0, 0)]), DataConfig(domains=("food",)))
+
+
 options = st.fixed_dictionaries(
     {
         "duplicates": st.sampled_from(["keep", "first", "last", "consecutive"]),
@@ -273,3 +340,4 @@ def test_dates_of_the_usual_forms():
     assert dates.to_milliseconds("2020-01-01T02:00:00.250+02:00", "x") == 1_577_836_800_250
     assert dates.to_milliseconds("9999-12-31", "x") > 2**47
     assert dates.to_text(1_577_836_800_250) == "2020-01-01 00:00:00"
+    assert dates.to_milliseconds("day 1082", "x") == 1082 * DAY == dates.to_milliseconds("1972-12-18", "x")

@@ -141,6 +141,24 @@ def test_markdown_reads_as_a_table():
     assert text.count("* all: the log is old") == text.count("the log is old") == 1
 
 
+def test_targets_ranked_one_by_one_are_averaged_per_user_before_they_are_tested():
+    """Three users, one of whom has as many targets as the others together: each counts alike."""
+    owner, ranks = np.array([0, 0, 1, 2, 2, 2]), {"a": np.ones(6), "b": np.array([1, 1, 1, 20, 20, 20])}
+    results = []
+    for name, rank in ranks.items():
+        made = make_result(name, rank, users=3, targets=6)
+        one_by_one = {"slices": {"events": {"users": 3, "targets": 6, **made.metrics["test"]}}}
+        results.append(replace(made, metrics=made.metrics | one_by_one, ranks=made.ranks | {"owner": owner}))
+    found = compare(*results)
+    assert found.users == 3 and found.difference == pytest.approx(1 / 3)
+    compared = table(results)
+    assert compared["events"]["b"]["hit_rate@10"] == 0.5
+    text = markdown(compared)
+    assert "recall@10" not in text.splitlines()[0]
+    assert "| per user | hit_rate@5 | ndcg@5 | hit_rate@10 | ndcg@10 |" in text and "| per event | hit_rate@5 |" in text
+    assert "per event" not in markdown(table([GOOD, POOR]))
+
+
 def test_recall_and_precision_are_shown_where_they_say_something():
     many = [
         make_result(name, np.where(ranks > 90, MISS, ranks), targets=900)

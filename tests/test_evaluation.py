@@ -15,7 +15,7 @@ from zoo.data import splits
 from zoo.data.catalogue import Catalogue, prepare
 from zoo.data.dataset import DataError, Dataset, Entities, Events
 from zoo.data.features import FeatureTable
-from zoo.data.histories import Histories
+from zoo.data.histories import Histories, Prefixes
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN, Vocabulary
 from zoo.evaluation import evaluate
 from zoo.metrics import ACCURACY, MISS
@@ -492,3 +492,21 @@ def test_targets_one_by_one_are_ranked_after_all_that_came_before():
     assert found.metrics["hit_rate@5"] == pytest.approx(np.mean([np.mean(one) for one in hits.values()]))
     assert found.slices["events"]["hit_rate@5"] == pytest.approx(np.mean([hit for one in hits.values() for hit in one]))
     assert found.counts["users"] == len(hits) and found.counts["targets"] == len(ranks)
+    assert np.bincount(found.ranks["owner"]).tolist() == [len(one) for one in hits.values()]
+    early = [one[:5] for one in hits.values()]  # the histories of up to five events
+    assert found.slices["short_histories"]["users"] == len(hits)
+    assert found.slices["short_histories"]["hit_rate@5"] == pytest.approx(np.mean([np.mean(one) for one in early]))
+    low, high = found.intervals["hit_rate@5"]
+    assert low <= found.metrics["hit_rate@5"] <= high
+
+
+def test_the_users_of_a_quick_validation_bring_all_their_targets(trainable):
+    model, _, _ = trainable
+    lengths = np.array([1, 2, 3, 1, 2])
+    people = make_histories([[3, 4, 5, 6]])
+    targets = make_histories([[7]] * 5)
+    owner = np.array([0, 0, 1, 2, 2])
+    prefixes = Prefixes(people.take(np.zeros(3, np.int64)), owner, lengths)
+    callback = evaluation.RankingEvaluation(prefixes, targets, model.catalogue, run_config("validation_users=1"))
+    drawn = np.unique(callback.histories.owner)
+    assert len(drawn) == 1 and len(callback.targets) == len(callback.histories) == np.count_nonzero(owner == drawn)

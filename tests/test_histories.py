@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_datasets import datasets, objects
 
 from zoo.data.dataset import Events
-from zoo.data.histories import Histories
+from zoo.data.histories import Histories, Prefixes
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN, Vocabulary
 
 lists_of_items = st.lists(st.lists(st.integers(3, 20), max_size=7), max_size=8)
@@ -69,6 +69,22 @@ def test_batches_are_all_of_it_in_order(lists, size):
     parts = list(of(lists).batches(size))
     assert [history for part in parts for history in lists_in(part)] == lists
     assert all(len(part) == size for part in parts[:-1])
+
+
+@given(lists_of_items, st.integers(1, 4), st.data())
+def test_prefixes_are_beginnings(lists, size, data):
+    histories = of(lists)
+    every = [(row, length) for row, history in enumerate(lists) for length in range(len(history) + 1)]
+    chosen = sorted(data.draw(st.lists(st.sampled_from(every), max_size=12))) if every else []
+    owner, lengths = (np.array([pair[side] for pair in chosen], np.int64) for side in (0, 1))
+    prefixes = Prefixes(histories, owner, lengths)
+    parts = list(prefixes.batches(size))
+    assert len(prefixes) == len(chosen) and all(len(part) == size for part in parts[:-1])
+    assert [one for part in parts for one in lists_in(part)] == [lists[row][:length] for row, length in chosen]
+    for part in parts:
+        check(part)
+        assert (part.timestamp == part.columns["score"] * 1000).all()
+    assert [user for part in parts for user in part.user.tolist()] == [row + NUM_SPECIALS for row, _ in chosen]
 
 
 @given(lists_of_items)

@@ -155,6 +155,18 @@ def test_by_user_never_trains_on_a_tested_user(dataset, fraction, seed):
     assert np.array_equal(result.part, by_user(dataset, fraction, seed).part)
 
 
+@given(datasets(min_events=12))
+def test_by_user_may_aim_at_all_events_but_the_first(dataset):
+    assume((np.bincount(dataset.events.user) >= 2).sum() >= 3)
+    last, rolling = by_user(dataset, 0.1, 0), split(dataset, SplitConfig(strategy="by_user", targets="all"))
+    assert rolling.rolling and not last.rolling
+    for mine, all_of_mine in zip(parts_by_user(last).values(), parts_by_user(rolling).values(), strict=True):
+        if mine[-1] in (VALIDATION, TEST):
+            assert all_of_mine == [mine[0]] + [mine[-1]] * (len(mine) - 1)
+        else:
+            assert all_of_mine == mine
+
+
 def test_by_user_is_drawn_by_the_seed():
     dataset = dataset_of([(user, 0, t) for user in range(50) for t in range(2)], 50, 1)
     assert not np.array_equal(by_user(dataset, 0.2, 0).part, by_user(dataset, 0.2, 1).part)

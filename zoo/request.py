@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import ConfigError, RunConfig, override
+from config import ConfigError, RunConfig, assignments_in, override
 from zoo import artifacts, registry
 
 DEFAULT_MODEL = "two_tower"
@@ -80,7 +81,7 @@ def resolve_many(options: Namespace) -> list[Request]:
     leader = next((config for preset, config in start.values() if preset != "base"), start[names[0]][1])
     same = {section: getattr(leader, section) for section in MEASURED_ALIKE}
     configs = {name: with_data(config.model_copy(update=same), options.data) for name, (_, config) in start.items()}
-    for assignment in options.override:
+    for assignment in itertools.chain.from_iterable(map(assignments_in, options.override)):
         refusals = []
         for name in names:
             try:
