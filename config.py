@@ -166,6 +166,7 @@ class PredictConfig(Section):
     format: Literal["json", "jsonl", "parquet"] = "json"
     users: str | tuple[str | int, ...] | None = Field(None, description="ids, or a file with one id a line")
     histories: str | None = Field(None, description="event table of people who were never trained on")
+    time: str | None = Field(None, description="date of the request, for models with query_time; null: end of the log")
     allow: str | tuple[str | int, ...] | None = Field(None, description="items that may be recommended")
     deny: str | tuple[str | int, ...] | None = Field(None, description="items that may not be recommended")
     embedding_dtype: Literal["float16", "float32"] = Field("float16", description="numbers of exported vectors")

@@ -163,6 +163,6 @@ def describe(metrics: dict[str, Any]) -> str:
     lines.append(
         f"audit: split {audited['split']}, sha256 {audited['split_sha256'][:12]}; {audited['users']:,} users, "
         f"{audited['targets']:,} targets, {audited['candidates']:,} candidates, seen items {audited['seen_items']}, "
-        "ties lose"
+        f"ties lose, query time {'used' if audited['query_time'] else 'not used'}"
     )
     return "\n".join([*(line.rstrip() for line in lines), *(f"warning: {warning}" for warning in audited["warnings"])])

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo import backends
 from zoo.layers.attention import placed
-from zoo.layers.embedding import IndexEmbedding
 
 NUM_BUCKETS = 129
 BUCKET_WIDTH = 0.301  # of the natural logarithm of seconds: ten years reach bucket 65
@@ -35,15 +35,16 @@ class RelativeBias(keras.layers.Layer):
 
     def __init__(self, max_length: int, use_time: bool, **kwargs: Any):
         super().__init__(**kwargs)
-        start = keras.initializers.RandomNormal(stddev=0.02)
-        self.position = IndexEmbedding(max_length, 1, start, name="position")
-        self.time = IndexEmbedding(NUM_BUCKETS, 1, start, name="time") if use_time else None
+        self.max_length = max_length
+        self.use_time = use_time
 
     def build(self, *shapes: Any) -> None:
         """Creates the tables."""
-        for table in (self.position, self.time):
-            if table is not None and not table.built:
-                table.build(())
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        self.by_distance = self.add_weight(shape=(self.max_length, 1), initializer=start, name="by_distance")
+        self.by_time = None
+        if self.use_time:
+            self.by_time = self.add_weight(shape=(NUM_BUCKETS, 1), initializer=start, name="by_time")
 
     def call(self, seen: Any, distance: Any, bucket: Any = None) -> Any:
         """(R, M, L) -> (R, 1, M, L).
@@ -51,13 +52,16 @@ class RelativeBias(keras.layers.Layer):
         Args:
             seen: (R, M, L) bool: whether event i sees event j.
             distance: (M, L) or (R, M, L) how many events j lies before i; whatever where it is not seen.
-            bucket: (R, M, L) of the time between them; None where the events bear no time.
+            bucket: (R, M, L) of the time between them; None where the events bear no time: all is bucket 0.
         """
-        distance = ops.clip(distance, 0, self.position.size - 1)
-        bias = self.position(distance)[..., 0]
-        if bucket is not None:
-            bias = bias + self.time(bucket)[..., 0]
+        bias = self._numbers(self.by_distance, ops.clip(distance, 0, self.max_length - 1))
+        if self.use_time:
+            bias = bias + self._numbers(self.by_time, 0 if bucket is None else bucket)
         return ops.where(seen, bias, HIDDEN)[:, None]
+
+    def _numbers(self, table: Any, index: Any) -> Any:
+        """Entries of a table of one column, taken as numbers: the gradient of rows is nine times slower on PyTorch."""
+        return ops.cast(ops.take(backends.dense_gradient(table)[:, 0], index), self.compute_dtype)
 
 
 class HSTUBlock(keras.layers.Layer):

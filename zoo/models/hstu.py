@@ -29,7 +29,7 @@ class HSTUConfig(SequentialConfig):
     num_heads: int = Field(1, ge=1)
     query_dim: int | None = Field(None, ge=1, description="of a head's queries and keys; null: embedding_dim / heads")
     value_dim: int | None = Field(None, ge=1, description="of a head's values and gates; null: embedding_dim / heads")
-    use_time: bool = Field(True, description="bias attention by the time between events, where the log has times")
+    use_time: bool = Field(True, description="bias attention by the time between events")
     query_time: bool = Field(False, description="tell the model when the next item is asked for")
     similarity: Literal["dot", "cosine"] = "cosine"
 
@@ -48,7 +48,7 @@ class HSTU(SequentialRecommender):
     Time enters as the biases of seconds between events alone, in buckets of their logarithm, so that a shift of the
     clock changes nothing. With `query_time` an event looks back from the time of the next one, and the last event from
     the time of the request (`Histories.query_time`); without it an event looks back from its own time, and nothing that
-    happens later is known. A log without times is read without these biases.
+    happens later is known. The events of a log without times are taken to happen at once.
 
     Deviations from Zhai et al. 2024 and its published code:
       * rows are packed; a distance is counted within a sequence, and the attention is divided by `max_length`, a number
@@ -99,14 +99,27 @@ class HSTU(SequentialRecommender):
         for i in range(config.num_blocks):
             for part, dim in (("key", self.query_dim), ("value", self.value_dim)):
                 cache[f"{part}_{i}"] = np.zeros((size, config.num_heads, config.max_length, dim), np.float32)
+        if config.use_time:
+            cache["time"] = np.zeros((size, config.max_length), np.int32)
         return cache
 
     def extend(self, inputs: dict[str, Any], cache: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """States (B, M, D) of the events `item` (B, M) at `position` (B, M), and the cache with them in it."""
+        """States (B, M, D) of the events `item` (B, M) at `position` (B, M), and the cache with them in it.
+
+        `time` and `next_time` (B, M) are as in the loader, from the same second for all events of a history. With
+        `query_time` the event before a new one has to be given again, for now it is known when the next one came.
+        """
         x, cache = self._embed(inputs), dict(cache)
+        bucket = None
+        if "time" in inputs:
+            slots = ops.arange(self.config.max_length, dtype="int32")
+            here = ops.equal(inputs["position"][:, :, None], slots[None, None, :])  # (B, M, L)
+            given = ops.sum(ops.where(here, inputs["time"][:, :, None], 0), axis=1)
+            cache["time"] = ops.where(ops.any(here, axis=1), given, cache["time"])
+            bucket = self._buckets(inputs, cache["time"])
         for i, block in enumerate(self.blocks):
             x, (cache[f"key_{i}"], cache[f"value_{i}"]) = block.extend(
-                x, inputs["position"], None, (cache[f"key_{i}"], cache[f"value_{i}"])
+                x, inputs["position"], bucket, (cache[f"key_{i}"], cache[f"value_{i}"])
             )
         return x, cache
 
@@ -130,10 +143,30 @@ MODEL = ModelSpec(
             {"epochs": 20, "batch_size": 32, "learning_rate": 5e-3},
             embedding_dim=16,
             max_length=16,
-            temperature=0.2,
+            similarity="dot",
         ),
-        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, max_length=50),
-        "ml-1m": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, embedding_dim=50, use_time=False),
+        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, max_length=50, dropout=0.2),
+        "ml-1m": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, dropout=0.2, use_time=False),
+        "ml-1m-large": _recipe(
+            {"epochs": 100, "batch_size": 128, "patience": 10},
+            embedding_dim=50,
+            num_blocks=8,
+            num_heads=2,
+            dropout=0.2,
+            use_time=False,
+        ),
+        # The ratings with their times: compare only with models that are told when they are asked, too.
+        "ml-1m-time": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, dropout=0.2, query_time=True),
+        "beauty": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, max_length=50, dropout=0.5),
+        "paper": _recipe(
+            {"epochs": 101, "batch_size": 128, "patience": 10},
+            embedding_dim=50,
+            dropout=0.2,
+            loss="sampled_softmax",
+            num_negatives=128,
+            share_negatives=False,
+            query_time=True,
+        ),
     },
     paper="https://arxiv.org/abs/2402.17152",
 )

@@ -56,7 +56,8 @@ class MaskedItemLoader(SequenceLoader):
         """The flat slots to mask, ascending, out of `slots`, ascending."""
         if not len(slots):
             return slots
-        packing, model = self.packing, self.config.model
+        packing = self.packing
+        model: Any = self.config.model
         ordinal = segment.reshape(-1)[slots] - 1
         sequence = packing.order[packing.offsets[rows[slots // packing.row_length]] + ordinal]
         starts = np.flatnonzero(np.diff(sequence, prepend=-1))  # slots of a sequence follow each other

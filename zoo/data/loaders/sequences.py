@@ -122,7 +122,7 @@ class SequenceLoader(Loader):
             if model_config.query_time:
                 asked = x["time"].reshape(-1)[x["slot"]]
                 if histories.query_time is not None:
-                    first = np.append(histories.timestamp, 0)[np.maximum(ends - lengths, 0)]
+                    first = np.append(_stamps(histories), 0)[np.maximum(ends - lengths, 0)]
                     asked = np.where(histories.lengths > 0, _seconds(histories.query_time - first), 0)
                 x["next_time"].reshape(-1)[x["slot"]] = asked
         return x
@@ -182,13 +182,20 @@ def _times(
     histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray, model: Any
 ) -> dict[str, np.ndarray]:
     """The times of the events at `index`, laid out; from the first of the sequence, so that a clock may be shifted."""
-    stamps = histories.timestamp if len(histories.item) else np.zeros(1, np.int64)  # nobody has an event
+    stamps = _stamps(histories)
     first = stamps[index - position]
     x = {"time": np.where(segment > 0, _seconds(stamps[index] - first), 0)}
     if model.query_time:
         following = stamps[np.minimum(index + 1, len(stamps) - 1)]
         x["next_time"] = np.where(segment > 0, _seconds(following - first), 0)
     return x
+
+
+def _stamps(histories: Histories) -> np.ndarray:
+    """(E,) milliseconds of the events; where nobody has one, one that is never looked at."""
+    if histories.timestamp is None or not len(histories.timestamp):
+        return np.zeros(1, np.int64)
+    return histories.timestamp
 
 
 def _seconds(milliseconds: np.ndarray) -> np.ndarray:
