@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from config import ConfigError, override
+from tests.test_hstu import histories as timed_histories
 from tests.test_parity import set_numpy_weights
 from tests.test_sequences import catalogue, histories
 from zoo import registry
+from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
 from zoo.sequential import SequentialRecommender
 from zoo.streaming import Stream
@@ -27,17 +29,24 @@ def model(request):
     return built
 
 
-def grown(log, items):
-    """The histories with one more item each."""
-    rows = [[*log.item[a:b].tolist(), i] for a, b, i in zip(log.offsets[:-1], log.offsets[1:], items, strict=True)]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return Histories(log.user, offsets, np.concatenate(rows).astype(np.int32))
+def grown(log, items, timestamp=None, query_time=None):
+    """The histories with one more event each."""
+    ends = log.offsets[1:]
+    return Histories(
+        log.user,
+        log.offsets + np.arange(len(log) + 1),
+        np.insert(log.item, ends, items).astype(np.int32),
+        None if timestamp is None else np.insert(log.timestamp, ends, timestamp),
+        query_time=query_time,
+    )
 
 
-def of_windows(stream):
+def of_windows(stream, query_time=None):
+    filled = np.arange(stream.window.shape[1]) < stream.lengths[:, None]
+    times = None if stream.timestamp is None else stream.timestamp[filled]
     offsets = np.concatenate([[0], np.cumsum(stream.lengths)]).astype(np.int64)
-    items = np.concatenate([row[:n] for row, n in zip(stream.window, stream.lengths, strict=True)])
-    return Histories(np.zeros(len(stream.lengths), np.int32), offsets, items.astype(np.int32))
+    nobody = np.zeros(len(stream.lengths), np.int32)
+    return Histories(nobody, offsets, stream.window[filled], times, query_time=query_time)
 
 
 def test_appends_equal_the_whole_history(model):
@@ -56,6 +65,27 @@ def test_a_full_window_starts_again_from_its_newest_half(model):
         vectors = stream.append(np.array([4, 5], np.int32) + step % 7)
         np.testing.assert_allclose(vectors, model.vectors(of_windows(stream)), rtol=1e-5, atol=1e-5)
         assert stream.lengths.min() > MAX_LENGTH // 2
+
+
+@pytest.mark.parametrize("query_time", [False, True])
+def test_events_are_appended_with_their_times(query_time):
+    spec = registry.get("hstu")
+    knobs = [f"max_length={MAX_LENGTH},query_time={query_time}"]
+    model = spec.model(override(spec.preset("tiny"), knobs).model, catalogue())
+    set_numpy_weights(model)
+    log, rng = timed_histories([1, 2, 5, MAX_LENGTH - 1]), np.random.default_rng(0)
+    stream = Stream(model, log)
+    np.testing.assert_allclose(stream.vectors, model.vectors(log), rtol=1e-5, atol=1e-5)
+    with pytest.raises(DataError, match="give `timestamp`"):
+        stream.append(np.full(4, 5))
+    now = log.timestamp[log.offsets[1:] - 1]
+    for _ in range(2 * MAX_LENGTH):
+        now = now + 1000 * rng.choice([0, 1, 60, 100_000], len(log))
+        asked = now + 5_000
+        vectors = stream.append(rng.integers(3, 23, len(log)), now, asked)
+        np.testing.assert_allclose(vectors, model.vectors(of_windows(stream, asked)), rtol=1e-5, atol=1e-5)
+    at_once = stream.append(rng.integers(3, 23, len(log)), now)
+    np.testing.assert_allclose(at_once, model.vectors(of_windows(stream)), rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_continued_says_so():

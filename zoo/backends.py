@@ -136,7 +136,8 @@ def compiled(function: Callable[[dict[str, Any]], Any], model: keras.Model) -> C
     Later changes of the model's weights are seen. The first call builds the model, if it is not built yet.
 
     Args:
-        function: maps a dict of arrays to a tensor (or a structure of tensors), using the variables of `model`.
+        function: maps a dict of arrays, or of such dicts, to a tensor (or a structure of tensors), using the variables
+            of `model`.
     """
     make = {"jax": _compiled_jax, "tensorflow": _compiled_tensorflow, "torch": _compiled_torch}[name()]
     return make(function, model)
@@ -173,7 +174,7 @@ def _compiled_tensorflow(function: Callable, model: keras.Model) -> Callable:
         if first and not model.built:
             function(inputs)  # creates the weights, which must not happen while tracing
         first = False
-        return graph({key: tf.convert_to_tensor(value) for key, value in inputs.items()})
+        return graph(keras.tree.map_structure(tf.convert_to_tensor, inputs))
 
     return call
 
@@ -184,7 +185,7 @@ def _compiled_torch(function: Callable, model: keras.Model) -> Callable:
     def call(inputs: dict[str, np.ndarray]) -> Any:
         model.eval()
         with torch.no_grad():
-            return function({key: keras.ops.convert_to_tensor(value) for key, value in inputs.items()})
+            return function(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs))
 
     return call
 

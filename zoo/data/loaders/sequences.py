@@ -123,7 +123,7 @@ class SequenceLoader(Loader):
                 asked = x["time"].reshape(-1)[x["slot"]]
                 if histories.query_time is not None:
                     first = np.append(_stamps(histories), 0)[np.maximum(ends - lengths, 0)]
-                    asked = np.where(histories.lengths > 0, _seconds(histories.query_time - first), 0)
+                    asked = np.where(histories.lengths > 0, seconds(histories.query_time - first), 0)
                 x["next_time"].reshape(-1)[x["slot"]] = asked
         return x
 
@@ -184,10 +184,10 @@ def _times(
     """The times of the events at `index`, laid out; from the first of the sequence, so that a clock may be shifted."""
     stamps = _stamps(histories)
     first = stamps[index - position]
-    x = {"time": np.where(segment > 0, _seconds(stamps[index] - first), 0)}
+    x = {"time": np.where(segment > 0, seconds(stamps[index] - first), 0)}
     if model.query_time:
         following = stamps[np.minimum(index + 1, len(stamps) - 1)]
-        x["next_time"] = np.where(segment > 0, _seconds(following - first), 0)
+        x["next_time"] = np.where(segment > 0, seconds(following - first), 0)
     return x
 
 
@@ -198,5 +198,6 @@ def _stamps(histories: Histories) -> np.ndarray:
     return histories.timestamp
 
 
-def _seconds(milliseconds: np.ndarray) -> np.ndarray:
+def seconds(milliseconds: np.ndarray) -> np.ndarray:
+    """int32, from 0."""
     return np.clip(milliseconds // 1000, 0, np.iinfo(np.int32).max).astype(np.int32)
