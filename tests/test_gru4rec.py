@@ -279,7 +279,8 @@ def test_it_learns_is_saved_and_loaded(options, tmp_path):
     prepared = prepared_sample(config)
     model = train("gru4rec", config, prepared, tmp_path / "training")
     popular = train("most_popular", registry.get("most_popular").preset("tiny"), prepared, tmp_path / "popular")
-    assert hit_rate(model, prepared)[0] > 1.3 * hit_rate(popular, prepared)[0]
+    rules = config.evaluate
+    assert hit_rate(model, prepared, rules)[0] > 1.3 * hit_rate(popular, prepared, rules)[0]
     artifacts.save(tmp_path, "gru4rec", config, model, trained_on="train", facts={})
     loaded = artifacts.load(tmp_path).model
     some = prepared.cases("test")[0].take(np.arange(20))

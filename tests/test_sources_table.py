@@ -553,6 +553,7 @@ def test_no_permission(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     assert f"{path}: no permission" in error_of(path)
+    monkeypatch.setattr(Path, "open", opened)
 
     def refuse_folder(top, onerror=None):
         onerror(PermissionError(13, "Permission denied", str(top)))

@@ -1,5 +1,7 @@
 """Top-k against a full sort of exactly rounded scores."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,6 +98,24 @@ def test_many_tiles_at_full_size(scale):
     expected[:, :NUM_SPECIALS] = -np.inf
     expected[exclude.row_of_event, exclude.item] = -np.inf
     order = np.argsort(-expected, axis=1, kind="stable")[:, :50]
+    np.testing.assert_array_equal(tokens, order)
+    np.testing.assert_array_equal(scores, np.take_along_axis(expected, order, axis=1))
+
+
+def test_short_vectors_are_not_looked_at(monkeypatch):
+    """Items whose length cannot reach anybody's list cost nothing, and the lists are those of a full sort."""
+    rng = np.random.default_rng(4)
+    queries, items = rng.standard_normal((50, 8), np.float32), rng.standard_normal((60_000, 8), np.float32)
+    items[rng.permutation(60_000)[:50_000]] *= 1e-3
+    looked = []
+    matmul = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: looked.append(b.shape[1]) or matmul(a, b, out=out))
+    tokens, scores = top_k(queries, items, 20)
+    blocks = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert sum(looked) < min(blocks, 50) * 20_000
+    expected = exact_scores(queries, items)
+    expected[:, :NUM_SPECIALS] = -np.inf
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :20]
     np.testing.assert_array_equal(tokens, order)
     np.testing.assert_array_equal(scores, np.take_along_axis(expected, order, axis=1))
 

@@ -23,7 +23,7 @@ BLOCK = 512  # queries of one thread's block; with TILE, a block of scores stays
 TILE = 2048
 PAIRS = 4096  # pairs whose exact products are made at once
 
-Flat = tuple[np.ndarray, np.ndarray, np.ndarray]  # (E,) rows of a block, columns ascending within a row, scores
+Flat = tuple[np.ndarray, np.ndarray, np.ndarray]  # (E,) rows of a block, columns, scores
 
 
 def top_of_scores(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,8 @@ class InnerProductIndex:
     """Exact maximum-inner-product search.
 
     Blocks of scores are made by matrix products small enough to stay in the cache; of each only the few scores above
-    the running k-th best of their query are looked at again.
+    the running k-th best of their query are looked at again. Long vectors come first, for they are often among the
+    best, then fewer are, and where no later one is long enough for anybody's list the search ends.
 
     Args:
         items: (V, D) float32, a vector per token, specials included; they are never found.
@@ -82,13 +83,13 @@ class InnerProductIndex:
     def __init__(self, items: np.ndarray, allowed: np.ndarray | None = None):
         candidate = np.ones(len(items), bool) if allowed is None else allowed.copy()
         candidate[:NUM_SPECIALS] = False
-        self.tokens = np.flatnonzero(candidate).astype(np.int32)  # (C,)
+        tokens = np.flatnonzero(candidate).astype(np.int32)
+        norms = _norms(items)[tokens]
+        order = np.argsort(-norms)
+        self.tokens, self.norms = tokens[order], norms[order]  # (C,) of each column
         self.column = np.full(len(items), -1, np.int32)  # (V,) inverse of `tokens`
         self.column[self.tokens] = np.arange(len(self.tokens), dtype=np.int32)
-        whole = len(self.tokens) == len(items) - NUM_SPECIALS
-        chosen = items[NUM_SPECIALS:] if whole else items[self.tokens]  # a view where nothing is left out
-        self.items = np.ascontiguousarray(chosen, np.float32)  # (C, D)
-        self.largest_norm = float(_norms(self.items).max(initial=0.0))
+        self.items = np.asarray(items, np.float32)[self.tokens]  # (C, D)
         self.blas = ThreadpoolController()  # the threads are ours: a BLAS that adds its own is ten times slower
 
     def search(self, queries: np.ndarray, k: int, exclude: Histories | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +106,7 @@ class InnerProductIndex:
         queries = np.ascontiguousarray(queries, np.float32)
         norms, single = _norms(queries), np.finfo(np.float32)
         # A float32 product is wrong by at most `bound`, so the better of two items may look worse by twice that.
-        bound = (queries.shape[1] + 4) * (2.0**-24 * norms * self.largest_norm + single.tiny * (norms > 0))
+        bound = (queries.shape[1] + 4) * (2.0**-24 * norms * self.norms.max(initial=0.0) + single.tiny * (norms > 0))
         if not (bound < single.max * 2.0**-24).all():
             raise DataError("a user's or item's vector is not finite; the model has diverged: train it again")
         tokens = np.full((len(queries), k), PAD, np.int32)
@@ -117,9 +118,7 @@ class InnerProductIndex:
         def fill(start: int) -> None:
             block = slice(start, min(start + size, len(queries)))
             hidden = self._hidden(exclude, block)
-            columns, scores[block] = _search(queries[block], self.items, k, tile, 2 * bound[block], hidden)
-            found = scores[block] > -np.inf
-            tokens[block][found] = self.tokens[columns[found]]
+            tokens[block], scores[block] = self._search(queries[block], k, tile, norms[block], 2 * bound[block], hidden)
 
         with self.blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
             list(pool.map(fill, range(0, len(queries), size)))
@@ -135,37 +134,54 @@ class InnerProductIndex:
         order = np.argsort(column, kind="stable")
         return row[order], column[order]
 
+    def _search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        tile: int,
+        norms: np.ndarray,
+        margin: np.ndarray,
+        hidden: tuple[np.ndarray, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Best tokens and their scores, (b, K) each, for one block of queries; PAD and -inf where there is none."""
+        size, count = len(queries), len(self.items)
+        product = np.empty(size * min(tile, count), np.float32)
+        above = np.zeros(-(-product.size // 8) * 8, bool)
+        floor = np.full(size, -np.inf, np.float32)  # what a score must reach to be looked at again
+        kept: Flat = (np.zeros(0, np.int16), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        pending, num_pending = [kept], 0
+        for start in range(0, count, tile):
+            if (norms * self.norms[start] < floor).all():
+                break
+            stop = min(start + tile, count)
+            scores = product[: size * (stop - start)].reshape(size, -1)
+            np.matmul(queries, self.items[start:stop].T, out=scores)
+            here = slice(*np.searchsorted(hidden[1], (start, stop)))
+            scores[hidden[0][here], hidden[1][here] - start] = -np.inf
+            if start == 0:
+                floor = _floor(scores, k, margin)
+            flat = _above(scores, np.nextafter(floor, -np.inf), above)
+            row = flat // (stop - start)
+            pending.append((row.astype(np.int16), flat - row * (stop - start) + start, scores.reshape(-1)[flat]))
+            num_pending += len(flat)
+            if num_pending > k * size:
+                kept, floor = _pruned(pending, k, margin)
+                if len(kept[0]) > 2 * k * size:  # ties abound: settle them now, and keep no more than the lists
+                    found, exact = self._settled(kept, queries, k)
+                    row, place = np.nonzero(exact > -np.inf)
+                    kept = row.astype(np.int16), self.column[found[row, place]].astype(np.int64), exact[row, place]
+                pending, num_pending = [kept], 0
+        return self._settled(_pruned(pending, k, margin)[0], queries, k)
 
-def _search(
-    queries: np.ndarray, items: np.ndarray, k: int, tile: int, margin: np.ndarray, hidden: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Best columns and their scores, (b, K) each, for one block of queries; column 0 and -inf where there is none."""
-    size = len(queries)
-    product = np.empty(size * min(tile, len(items)), np.float32)
-    above = np.zeros(-(-product.size // 8) * 8, bool)
-    floor = np.full(size, -np.inf, np.float32)  # what a score must exceed to be looked at again
-    kept: Flat = (np.zeros(0, np.int16), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    pending, num_pending = [kept], 0
-    for start in range(0, len(items), tile):
-        stop = min(start + tile, len(items))
-        scores = product[: size * (stop - start)].reshape(size, -1)
-        np.matmul(queries, items[start:stop].T, out=scores)
-        here = slice(*np.searchsorted(hidden[1], (start, stop)))
-        scores[hidden[0][here], hidden[1][here] - start] = -np.inf
-        if start == 0:
-            floor = _floor(scores, k, margin)
-            flat = _above(scores, np.nextafter(floor, -np.inf), above)  # ties within the first tile stay in
-        else:
-            flat = _above(scores, floor, above)  # a later item that only ties loses to the smaller token
-        row = flat // (stop - start)
-        pending.append((row.astype(np.int16), flat - row * (stop - start) + start, scores.reshape(-1)[flat]))
-        num_pending += len(flat)
-        if num_pending > k * size or stop == len(items):
-            kept, floor = _pruned(pending, k, margin)
-            if len(kept[0]) > 2 * k * size:  # ties abound: settle them now, and keep no more than the lists
-                kept = _flat(*_settled(kept, queries, items, k))
-            pending, num_pending = [kept], 0
-    return _settled(kept, queries, items, k)
+    def _settled(self, kept: Flat, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best tokens and scores (b, K) of the kept entries, by their exact products."""
+        row, column, _ = kept
+        wide = queries.astype(np.float64)
+        exact = np.empty(len(row), np.float32)
+        for start in range(0, len(row), PAIRS):
+            part = slice(start, start + PAIRS)
+            exact[part] = np.einsum("ed,ed->e", wide[row[part]], self.items[column[part]], dtype=np.float64)
+        return _ordered(*_padded(row, self.tokens[column], exact, len(queries)), k)
 
 
 def _floor(scores: np.ndarray, k: int, margin: np.ndarray) -> np.ndarray:
@@ -195,42 +211,27 @@ def _pruned(parts: list[Flat], k: int, margin: np.ndarray) -> tuple[Flat, np.nda
     return (row[keep], column[keep], score[keep]), floor
 
 
-def _settled(kept: Flat, queries: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best columns and scores (b, K) of the kept entries, by their exact products."""
-    row, column, _ = kept
-    wide = queries.astype(np.float64)
-    exact = np.empty(len(row), np.float32)
-    for start in range(0, len(row), PAIRS):
-        part = slice(start, start + PAIRS)
-        exact[part] = np.einsum("ed,ed->e", wide[row[part]], items[column[part]], dtype=np.float64)
-    return _ordered(*_padded(row, column, exact, len(queries)), k)
-
-
-def _flat(columns: np.ndarray, scores: np.ndarray) -> Flat:
-    """Lists back to flat entries, columns ascending within a row."""
-    order = np.argsort(columns, axis=1, kind="stable")
-    columns, scores = np.take_along_axis(columns, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    row, place = np.nonzero(scores > -np.inf)
-    return row.astype(np.int16), columns[row, place], scores[row, place]
-
-
-def _padded(row: np.ndarray, column: np.ndarray, score: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flat entries, sorted by row, as columns (0 on padding) and scores (-inf on padding), (size, most entries)."""
+def _padded(row: np.ndarray, token: np.ndarray, score: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flat entries, sorted by row, as tokens (PAD on padding) and scores (-inf on padding), (size, most entries)."""
     counts = np.bincount(row, minlength=size)
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    columns = np.zeros((size, counts.max(initial=0)), np.int32)
-    scores = np.full(columns.shape, -np.inf, score.dtype)
-    columns[row, place] = column
+    tokens = np.full((size, counts.max(initial=0)), PAD, np.int32)
+    scores = np.full(tokens.shape, -np.inf, score.dtype)
+    tokens[row, place] = token
     scores[row, place] = score
-    return columns, scores
+    return tokens, scores
 
 
-def _ordered(columns: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first k of each row by (-score, column), where the columns ascend; filled with 0 and -inf up to k."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+def _ordered(tokens: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first k of each row by (-score, token); filled with PAD and -inf up to k."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, : k + 1]
+    best = np.take_along_axis(scores, order, axis=1)
+    tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -np.inf)).any(axis=1)  # few, as a rule
+    order[tied] = np.lexsort((tokens[tied], -scores[tied]))[:, : k + 1]
+    order = order[:, :k]
     fill = ((0, 0), (0, k - order.shape[1]))
-    columns = np.pad(np.take_along_axis(columns, order, axis=1), fill)
-    return columns, np.pad(np.take_along_axis(scores, order, axis=1), fill, constant_values=-np.inf)
+    tokens = np.pad(np.take_along_axis(tokens, order, axis=1), fill, constant_values=PAD)
+    return tokens, np.pad(np.take_along_axis(scores, order, axis=1), fill, constant_values=-np.inf)
 
 
 def _norms(vectors: np.ndarray) -> np.ndarray:

@@ -54,11 +54,14 @@ def opened(path: Path) -> Iterator[io.BufferedIOBase]:
     """A file's bytes, plain or gzip.
 
     Raises:
-        DataError: a file that is not there, may not be read or is a damaged gzip.
+        PermissionError: it may not be read.
+        DataError: a file that is not there, or is a damaged gzip.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield file
+    except PermissionError:
+        raise
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{path}: cannot be read ({reason}); check the path or copy the file again") from None
