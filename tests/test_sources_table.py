@@ -605,6 +605,24 @@ def test_cache_is_keyed_by_content_and_settings(tmp_path, monkeypatch):
     assert load(path).users.ids.tolist() == [2, 5]
 
 
+def test_what_is_long_unused_leaves_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "MIN_BYTES", 0)
+    old, used, new = (write(tmp_path, f"{name}.csv", f"user,item\n1,{name}\n") for name in ("old", "used", "new"))
+    entries = tmp_path / "cache" / "recommender-zoo" / "datasets"
+    load(old), load(used)
+    (entries / "new-killed").mkdir()
+    for entry in entries.iterdir():
+        record = entry / "dataset.json"
+        os.utime(record if record.exists() else entry, (0, 0))
+    load(used)
+    load(new)
+    assert sorted(json.loads((entry / "dataset.json").read_text())["name"] for entry in entries.iterdir()) == [
+        "new.csv",
+        "used.csv",
+    ]
+    assert load(old).name == "old.csv"
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cache, "MIN_BYTES", 0)
 

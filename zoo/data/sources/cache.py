@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 from zoo.data.dataset import Dataset, Entities, Events
 
 MIN_BYTES = 2**26  # of input; a smaller one is read about as fast as it is looked up
+MAX_AGE = 30 * 24 * 3600  # seconds after its last use that an entry is kept
 
 
 def directory(cache_dir: str | None = None) -> Path:
@@ -32,7 +35,8 @@ def directory(cache_dir: str | None = None) -> Path:
 def through(files: list[Path], settings: dict[str, Any], folder: Path, read: Callable[[], Dataset]) -> Dataset:
     """`read()`, or the same from the cache; the events are memory-mapped either way.
 
-    A cache that cannot be written is told on stderr and done without.
+    A cache that cannot be written is told on stderr and done without. What nobody has used for MAX_AGE is deleted when
+    something new is written.
 
     Args:
         files: all that `read` reads.
@@ -46,6 +50,7 @@ def through(files: list[Path], settings: dict[str, Any], folder: Path, read: Cal
         dataset = read()
         try:
             _store(dataset, place)
+            _delete_old(place.parent)
         except OSError as error:
             print(f"{dataset.name}: not cached in {folder} ({error.strerror or error})", file=sys.stderr)
             return dataset
@@ -97,7 +102,17 @@ def _store(dataset: Dataset, place: Path) -> None:
             raise
 
 
+def _delete_old(folder: Path) -> None:
+    """Deletes what has not been opened for long, and what a process that was killed has left half written."""
+    for entry in folder.iterdir():
+        used = entry / "dataset.json"
+        if time.time() - (used if used.exists() else entry).stat().st_mtime > MAX_AGE:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def _open(place: Path) -> Dataset:
+    with contextlib.suppress(OSError):  # a cache that others own
+        os.utime(place / "dataset.json")
     about = json.loads((place / "dataset.json").read_text(encoding="utf-8"))
     events = {name: np.load(place / f"events.{name}.npy", mmap_mode="r") for name in about["events"]}
     entities = {}
