@@ -141,6 +141,7 @@ class TrainConfig(Section):
     patience: int | None = Field(5, ge=1, description="epochs without a better monitor; null trains to the end")
     monitor: str = "val_ndcg@10"
     validation_users: int | None = Field(None, ge=1, description="users in the validation of each epoch; null: all")
+    initial_items: str | None = Field(None, description="run directory whose item vectors the item table starts with")
     workers: int = Field(1, ge=1, description="threads that prepare batches")
     threads: int | None = Field(None, ge=1, description="threads of the backend; null: all cores")
     jit: bool | None = Field(None, description="compile the step; null: the backend's own choice")
@@ -170,6 +171,9 @@ class PredictConfig(Section):
     allow: str | tuple[str | int, ...] | None = Field(None, description="items that may be recommended")
     deny: str | tuple[str | int, ...] | None = Field(None, description="items that may not be recommended")
     embedding_dtype: Literal["float16", "float32"] = Field("float16", description="numbers of exported vectors")
+    similar_to: str | tuple[str | int, ...] | None = Field(
+        None, description="similar_items: ids, or a file with one id a line; null: all items"
+    )
 
 
 class ModelConfig(Section):

@@ -19,6 +19,7 @@ ACTIONS = {
     "compute_predictions": "write recommendations.json",
     "evaluate": "score a saved run again",
     "compare_models": "train or load several models and compare them",
+    "similar_items": "write the items most like each item, similar_items.json",
     "export_embeddings": "write users' and items' vectors as .npy",
     "show_config": "print every knob of a run",
     "list_models": "print the models and their presets",

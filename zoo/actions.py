@@ -141,6 +141,18 @@ def compare_models(options: Namespace) -> None:
     print(f"\n{table}\ncomparison: {directory / 'comparison.md'}, comparison.json and comparison.png")
 
 
+def similar_items(options: Namespace) -> None:
+    """The items most like each item, by the cosine of their vectors, as similar_items.json."""
+    run, config = _load_run(options)
+    items, predict = run.catalogue.items, config.predict
+    allowed = recommending.allowed_items(run.catalogue, predict)
+    tokens = recommending.asked_items(run.catalogue, predict.similar_to)
+    batches = recommending.similar_items(run.item_vectors(), tokens, predict.num_recommendations, allowed)
+    path = run_dir(options) / f"similar_items.{predict.format}"
+    count = recommending.write(path, predict.format, items.decode(tokens), items, batches, ("item", "similar_item"))
+    print(f"similar items, {count:,} lists: {path}")
+
+
 def export_embeddings(options: Namespace) -> None:
     """Writes users' and items' vectors as client_ids.npy, embeddings.npy, item_ids.npy and item_embeddings.npy."""
     run, config = _load_run(options)
@@ -172,6 +184,7 @@ ACTIONS = {
         compute_predictions,
         evaluate,
         compare_models,
+        similar_items,
         export_embeddings,
         show_config,
         list_models,

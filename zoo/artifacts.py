@@ -29,7 +29,7 @@ import numpy as np
 from config import ConfigError, RunConfig, rebuild
 from zoo import registry
 from zoo.data.catalogue import Catalogue
-from zoo.recommender import Baseline, Scorer
+from zoo.recommender import Baseline, Recommender, Scorer
 
 FORMAT = 1
 CONFIG, VOCABULARY, WEIGHTS = "config.json", "vocabulary.npz", "model.weights.h5"
@@ -57,6 +57,18 @@ class Run:
     def trained_on_everything(self) -> bool:
         """Whether the test part was in the training data."""
         return self.info["trained_on"] == "everything"
+
+    def item_vectors(self) -> np.ndarray:
+        """(V, D) float32 vectors of the items, by token: `Recommender.item_vectors`.
+
+        Raises:
+            ConfigError: the model has none.
+        """
+        if not isinstance(self.model, Recommender):
+            raise ConfigError(
+                f"{self.directory}: {self.name} has no item vectors; give a run of a model that learns them"
+            )
+        return self.model.item_vectors()
 
 
 @contextlib.contextmanager

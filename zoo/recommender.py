@@ -122,5 +122,10 @@ class Recommender(UserEncoder, Scorer):
         """(V, D) float32, `item_embeddings` as an array."""
         return keras.ops.convert_to_numpy(self.item_embeddings()).astype(np.float32)
 
+    def item_vectors(self) -> np.ndarray:
+        """(V, D) float32 what items are like: `item_matrix` without the coordinate of a learned bias, `bias_id`."""
+        matrix = self.item_matrix()
+        return matrix if getattr(self, "bias_id", None) is None else matrix[:, :-1]
+
     def score(self, histories: Histories) -> np.ndarray:
         return self.vectors(histories, batch_size=max(len(histories), 1)) @ self.item_matrix().T

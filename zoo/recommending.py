@@ -24,7 +24,7 @@ from zoo import artifacts
 from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
-from zoo.data.vocabulary import NUM_SPECIALS, Vocabulary
+from zoo.data.vocabulary import NUM_SPECIALS, PAD, Vocabulary
 from zoo.recommender import Recommender, Scorer, UserEncoder
 from zoo.topk import InnerProductIndex, top_of_scores
 
@@ -46,6 +46,17 @@ def asked_rows(ids: np.ndarray, users: str | tuple[str | int, ...]) -> np.ndarra
         DataError: a user is unknown, or the file cannot be read.
     """
     return _rows(ids, users, "predict.users", "users")
+
+
+def asked_items(catalogue: Catalogue, items: str | tuple[str | int, ...] | None) -> np.ndarray:
+    """Tokens of the asked `items` (a list, or a file with one id a line), in that order, once each; None: of all.
+
+    Raises:
+        DataError: an item is unknown, or the file cannot be read.
+    """
+    ids = catalogue.items.ids
+    rows = np.arange(len(ids)) if items is None else _rows(ids, items, "predict.similar_to", "items")
+    return rows + NUM_SPECIALS
 
 
 def allowed_items(catalogue: Catalogue, config: PredictConfig) -> np.ndarray | None:
@@ -162,7 +173,42 @@ def _rank(
         yield top_of_scores(scores, k)
 
 
-def write(path: Path, file_format: str, users: np.ndarray, items: Vocabulary, batches: Iterable[Lists]) -> int:
+def similar_items(
+    vectors: np.ndarray, tokens: np.ndarray, k: int, allowed: np.ndarray | None = None
+) -> Iterator[Lists]:
+    """The `k` items nearest to each of `tokens` by the cosine of their vectors, never itself, a batch at a time.
+
+    Args:
+        vectors: (V, D) float32, a vector per token. An item of which nothing was learned, a zero vector, is similar to
+            none and gets an empty list.
+        tokens: (n,) of the items.
+        k: list length.
+        allowed: (V,) bool, tokens that may be found; None: all.
+
+    Yields:
+        tokens (b, K) int32 and cosines (b, K), as `recommend` does.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    learned = lengths[:, 0] != 0
+    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths != 0)
+    index = InnerProductIndex(unit, learned if allowed is None else learned & allowed)
+    with tqdm(total=len(tokens), desc="similar items", unit="item", leave=False, delay=2, disable=None) as bar:
+        for start in range(0, len(tokens), BATCH):
+            asked = tokens[start : start + BATCH].astype(np.int32)
+            found, cosines = index.search(unit[asked], k, Histories(asked, np.arange(len(asked) + 1), asked))
+            found[~learned[asked]], cosines[~learned[asked]] = PAD, -np.inf
+            yield found, cosines
+            bar.update(len(asked))
+
+
+def write(
+    path: Path,
+    file_format: str,
+    users: np.ndarray,
+    items: Vocabulary,
+    batches: Iterable[Lists],
+    names: tuple[str, str] = ("user", "item"),
+) -> int:
     """Writes recommendations, a batch at a time, and puts the file in its place when it is whole.
 
     Formats, all in original ids:
@@ -176,6 +222,7 @@ def write(path: Path, file_format: str, users: np.ndarray, items: Vocabulary, ba
         users: (n,) original ids of the users, in the order of the batches.
         items: vocabulary of the tokens.
         batches: what `recommend` yields.
+        names: what stands for `user` (in jsonl and parquet) and `item` (in parquet) in other lists than these.
 
     Returns:
         the number of users written.
@@ -184,13 +231,14 @@ def write(path: Path, file_format: str, users: np.ndarray, items: Vocabulary, ba
         DataError: a score is not finite.
         OSError: the file cannot be written.
     """
-    writer = _write_parquet if file_format == "parquet" else _write_json if file_format == "json" else _write_jsonl
+    writer = {"parquet": _write_parquet, "json": _write_json, "jsonl": _write_jsonl}[file_format]
     tally = _Tally(len(users))
     with _naming(path), artifacts.replacing(path) as temporary:
-        writer(temporary, users, items, tally.checked(batches))
+        writer(temporary, users, items, tally.checked(batches), names)
     if tally.short:
         print(
-            f"warning: {tally.short:,} of {len(users):,} users get a list shorter than {tally.k:,}: no more items left"
+            f"warning: {tally.short:,} of {len(users):,} {names[0]}s get a list shorter than {tally.k:,}: "
+            "no more items left"
         )
     return tally.written
 
@@ -218,7 +266,7 @@ class _Tally:
             raise ValueError(f"{self.written} lists for {self.expected} users")
 
 
-def _write_json(path: Path, users: np.ndarray, items: Vocabulary, batches: Iterable) -> None:
+def _write_json(path: Path, users: np.ndarray, items: Vocabulary, batches: Iterable, _: tuple[str, str]) -> None:
     names = _json_texts(items.ids)
     with open(path, "wb") as file:
         file.write(b"{")
@@ -229,12 +277,12 @@ def _write_json(path: Path, users: np.ndarray, items: Vocabulary, batches: Itera
         file.write(b"\n}\n")
 
 
-def _write_jsonl(path: Path, users: np.ndarray, items: Vocabulary, batches: Iterable) -> None:
-    names = _json_texts(items.ids)
+def _write_jsonl(path: Path, users: np.ndarray, items: Vocabulary, batches: Iterable, names: tuple[str, str]) -> None:
+    texts = _json_texts(items.ids)
     with open(path, "wb") as file:
         for rows, lengths, item, score in batches:
-            pairs = _pairs(lengths, names, item, score)
-            lines = _joined('{"user": ', _json_texts(users[rows]), ', "items": [', pairs, "]}\n")
+            pairs = _pairs(lengths, texts, item, score)
+            lines = _joined(f'{{"{names[0]}": ', _json_texts(users[rows]), ', "items": [', pairs, "]}\n")
             file.write("".join(lines.to_pylist()).encode())
 
 
@@ -261,10 +309,10 @@ def _pairs(lengths: np.ndarray, names: pa.Array, item: np.ndarray, score: np.nda
     return pc.binary_join(pa.LargeListArray.from_arrays(offsets, pairs), pa.scalar(", ", pa.large_string()))
 
 
-def _write_parquet(path: Path, users: np.ndarray, items: Vocabulary, batches: Iterable) -> None:
+def _write_parquet(path: Path, users: np.ndarray, items: Vocabulary, batches: Iterable, names: tuple[str, str]) -> None:
     user_ids, item_ids = pa.array(users), pa.array(items.ids)
     schema = pa.schema(
-        [("user", user_ids.type), ("item", item_ids.type), ("score", pa.float32()), ("rank", pa.int32())]
+        [(names[0], user_ids.type), (names[1], item_ids.type), ("score", pa.float32()), ("rank", pa.int32())]
     )
     with pq.ParquetWriter(path, schema) as file:
         waiting: list[pa.RecordBatch] = []

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from config import ConfigError, RunConfig, TrainConfig
-from zoo import backends, checkpoints
+from zoo import backends, checkpoints, initial_items
 from zoo import callbacks as duties
 from zoo.checkpoints import Progress
 from zoo.data.catalogue import Prepared
@@ -72,14 +72,16 @@ def fit(
         callbacks: e.g. `RankingEvaluation`, which adds the metrics that `config.train.monitor` may name to the logs.
 
     Raises:
-        ConfigError: the loss is no longer finite, the monitor is not measured, options exclude each other, or the
-            checkpoint was begun with other options.
+        ConfigError: the loss is no longer finite, the monitor is not measured, options exclude each other, the
+            checkpoint was begun with other options, or `train.initial_items` does not fit.
         DataError: there is nothing to train on.
     """
     _check(config.train)
     directory.mkdir(parents=True, exist_ok=True)
     identity = _identity(spec, prepared, config)
     saved = _begin(directory, identity, config, resume)
+    if config.train.initial_items and saved is None:
+        initial_items.start_from(Path(config.train.initial_items), model, prepared)
     progress = saved.progress if saved else Progress()
     for number, stage in enumerate(spec.stages):
         if number < progress.stage:
