@@ -120,6 +120,9 @@ class SplitConfig(Section):
     targets: Literal["last", "all"] = Field(
         "last", description="by_user: a held-out user's last event; or all but his first, each ranked on its own"
     )
+    target_actions: tuple[str, ...] | None = Field(
+        None, description="actions that validation and test aim at; null: all"
+    )
 
 
 class TrainConfig(Section):
@@ -168,6 +171,7 @@ class PredictConfig(Section):
     users: str | tuple[str | int, ...] | None = Field(None, description="ids, or a file with one id a line")
     histories: str | None = Field(None, description="event table of people who were never trained on")
     time: str | None = Field(None, description="date of the request, for models with query_time; null: end of the log")
+    action: str | None = Field(None, description="what they will do, for models with query_action; null: the usual")
     allow: str | tuple[str | int, ...] | None = Field(None, description="items that may be recommended")
     deny: str | tuple[str | int, ...] | None = Field(None, description="items that may not be recommended")
     embedding_dtype: Literal["float16", "float32"] = Field("float16", description="numbers of exported vectors")

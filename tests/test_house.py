@@ -31,7 +31,7 @@ LEVELS = [  # a module may import modules of its own line or of lines above, nev
         *("zoo.optimizers", "zoo.initial_items"),
         *("zoo.topk", "zoo.artifacts", "zoo.audit", "zoo.streaming"),
     ],
-    ["zoo.recommending"],
+    ["zoo.recommending", "zoo.question"],
     ["zoo.actions", "zoo.request", "eda"],
     ["main"],
 ]

@@ -12,6 +12,7 @@ from config import ConfigError, SplitConfig
 from zoo.data import splits
 from zoo.data.dataset import DataError
 from zoo.data.splits import (
+    DROPPED,
     TEST,
     TEST_CONTEXT,
     TRAIN,
@@ -208,3 +209,98 @@ def test_the_fingerprint_sees_events_columns_ids_and_parts():
     assert len(set(prints)) == len(prints)
     assert leave_one_out(dataset).sha256 == prints[0]
     assert prints[0][:12] in leave_one_out(dataset).summary()
+
+
+# --------------------------------------------------------------------------------------- targets of some actions alone
+
+ACTIONS = ("view", "cart", "buy")
+
+
+@st.composite
+def shops(draw):
+    """Events with actions, of a few users."""
+    dataset = draw(datasets(min_events=4))
+    actions = draw(st.lists(st.integers(0, 2), min_size=len(dataset.events), max_size=len(dataset.events)))
+    columns = {**dataset.events.columns, "action": np.array(actions, np.int16)}
+    return dataclasses.replace(
+        dataset, events=dataclasses.replace(dataset.events, columns=columns), labels={"action": ACTIONS}
+    )
+
+
+def split_or_none(dataset, **options):
+    try:
+        return split(dataset, SplitConfig(**options))
+    except DataError:
+        return None
+
+
+@given(shops(), st.sampled_from([("buy",), ("cart", "buy")]))
+def test_leave_one_out_aims_at_the_last_two_of_these_actions(dataset, wanted):
+    result = split_or_none(dataset, target_actions=wanted)
+    if result is None:
+        return
+    names = np.array(ACTIONS)[dataset.events.columns["action"]]
+    for user, parts in parts_by_user(result).items():
+        aimed = [place for place, name in enumerate(names[dataset.events.user == user]) if name in wanted]
+        if len(aimed) < 2 or aimed[-2] == 0:
+            assert set(parts) == {TRAIN}
+            continue
+        before, last = aimed[-2:]
+        between, after = last - before - 1, len(parts) - last - 1
+        expected = [TRAIN] * before + [VALIDATION] + [TEST_CONTEXT] * between + [TEST] + [DROPPED] * after
+        assert parts == expected
+
+
+@given(shops())
+def test_all_actions_are_the_same_as_none_named(dataset):
+    for options in (
+        {"strategy": "leave_one_out"},
+        {"strategy": "temporal", "fraction": 0.3},
+        {"strategy": "by_user", "fraction": 0.3},
+        {"strategy": "by_user", "fraction": 0.3, "targets": "all"},
+    ):
+        plain, named = (split_or_none(dataset, **options, target_actions=actions) for actions in (None, ACTIONS))
+        assert (plain is None) == (named is None)
+        if plain is not None:
+            assert np.array_equal(plain.part, named.part)
+
+
+@given(shops())
+def test_temporal_keeps_the_other_actions_of_the_validation_as_context_of_the_test(dataset):
+    plain = split_or_none(dataset, strategy="temporal", fraction=0.3)
+    aimed = split_or_none(dataset, strategy="temporal", fraction=0.3, target_actions=("buy",))
+    if aimed is None:
+        return
+    other = {TRAIN: TRAIN, VALIDATION: TEST_CONTEXT, TEST: DROPPED}
+    for action, was, part in zip(dataset.events.columns["action"], plain.part, aimed.part, strict=True):
+        assert part == (was if ACTIONS[action] == "buy" else other[was])
+
+
+@given(shops(), st.sampled_from(["last", "all"]))
+def test_by_user_aims_at_these_actions(dataset, targets):
+    result = split_or_none(dataset, strategy="by_user", fraction=0.3, targets=targets, target_actions=("buy",))
+    if result is None:
+        return
+    buys = dataset.events.columns["action"] == ACTIONS.index("buy")
+    for user, parts in parts_by_user(result).items():
+        aimed = [place for place, buy in enumerate(buys[dataset.events.user == user]) if buy and place]
+        if TRAIN in parts:
+            assert set(parts) == {TRAIN}
+            continue
+        found = [place for place, part in enumerate(parts) if part in (VALIDATION, TEST)]
+        assert found == (aimed if targets == "all" else aimed[-1:])
+        context = {VALIDATION: VALIDATION_CONTEXT, TEST: TEST_CONTEXT}[parts[found[-1]]]
+        assert {part for place, part in enumerate(parts[: found[-1]]) if place not in found} <= {context}
+        assert set(parts[found[-1] + 1 :]) <= {DROPPED}
+
+
+def test_an_action_that_is_not_there_is_refused():
+    dataset = dataset_of([(0, 0, t) for t in range(4)], 1, 1)
+    with pytest.raises(ConfigError, match=r"split.target_actions: .* has no column of actions"):
+        split(dataset, SplitConfig(target_actions=("buy",)))
+    events = dataclasses.replace(dataset.events, columns={"action": np.zeros(4, np.int16)})
+    shop = dataclasses.replace(dataset, events=events, labels={"action": ("view", "buy")})
+    with pytest.raises(ConfigError, match=r"split.target_actions: .* has no action 'buys'; did you mean 'buy'"):
+        split(shop, SplitConfig(target_actions=("buys",)))
+    with pytest.raises(DataError, match="leaves no validation event"):
+        split(shop, SplitConfig(target_actions=("buy",)))

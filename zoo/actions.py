@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from zoo.audit import audit, describe
 from zoo.data import cleaning, sources, splits
 from zoo.data.catalogue import Prepared, prepare, prepare_as
 from zoo.data.dataset import DataError, Dataset
-from zoo.data.dates import to_milliseconds, to_text
 from zoo.data.histories import Histories
 from zoo.data.vocabulary import UNKNOWN
+from zoo.question import ask, told_action, told_time
 from zoo.recommender import Baseline, Recommender
 from zoo.request import Request, refuse_another, resolve, resolve_many, run_dir, with_data
 
@@ -283,13 +282,9 @@ def _evaluate(model: Any, prepared: Prepared, config: RunConfig) -> tuple[dict[s
         metrics[part] = result.metrics
     metrics["intervals"] = result.intervals
     metrics["slices"] = result.slices
-    metrics["audit"] = audit(prepared, "test", config.evaluate, result, _asks_when(config))
+    told = told_time(config.model), told_action(config.model)
+    metrics["audit"] = audit(prepared, "test", config.evaluate, result, *told)
     return metrics, result.ranks
-
-
-def _asks_when(config: RunConfig) -> bool:
-    """Whether the model is told when the next item is asked for."""
-    return getattr(config.model, "query_time", False)
 
 
 def _facts(request: Request, prepared: Prepared, result: Any) -> dict[str, Any]:
@@ -344,30 +339,9 @@ def _asked_users(run: artifacts.Run, config: RunConfig) -> tuple[np.ndarray, His
         if (prepared.user_token == UNKNOWN).all() and (prepared.item_token == UNKNOWN).all():
             raise DataError(f"{config.data.path}: none of its users and items is known to the run in {run.directory}")
     histories = prepared.all_histories()
-    if _asks_when(config):
-        histories = _asked_at(histories, prepared.split.dataset, predict.time)
+    histories = ask(histories, prepared.split.dataset, run.catalogue, config.model, predict)
     ids = prepared.split.dataset.users.ids[np.unique(prepared.split.dataset.events.user)]
     if predict.users is None:
         return ids, histories
     rows = recommending.asked_rows(ids, predict.users)
     return ids[rows], histories.take(rows)
-
-
-def _asked_at(histories: Histories, dataset: Dataset, date: str | None) -> Histories:
-    """The histories of people who all ask at `date`; where it is None, at the time of the log's last event.
-
-    Where each user has a clock of his own, everybody asks right after his last event.
-
-    Raises:
-        DataError: there are no times, or none that users have in common and a date.
-    """
-    if histories.timestamp is None:
-        raise DataError(f"{dataset.name}: it has no timestamps, which a model with query_time=true needs")
-    if dataset.clock != "global":
-        if date is not None:
-            raise DataError(f"{dataset.name}: its users have no clock in common; predict.time={date} has no meaning")
-        print("asked right after the last event of each user")
-        return histories
-    asked = int(histories.timestamp.max()) if date is None else to_milliseconds(date, "predict.time")
-    print(f"asked at {to_text(asked)}" + (", the end of the log; predict.time sets another" if date is None else ""))
-    return replace(histories, query_time=np.full(len(histories), asked))

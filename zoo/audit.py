@@ -22,6 +22,7 @@ def audit(
     config: EvaluateConfig,
     evaluation: Evaluation,
     query_time: bool = False,
+    query_action: bool = False,
 ) -> dict[str, Any]:
     """What a reader must know of a result before comparing it with another; JSON-able.
 
@@ -30,6 +31,7 @@ def audit(
         part: what was evaluated.
         evaluation: its result.
         query_time: whether the model was told the time of the target, as a recommender asked "now" is.
+        query_action: whether the model was told the action of the target, as one asked "what will they buy" is.
 
     Returns:
         Among others (shares from 0 to 1; None where the log has no time, or none that compares between users):
@@ -38,6 +40,7 @@ def audit(
         `trained_after_others_target`: share of the evaluated users with a training event later than another user's
             target (leakage along the global timeline: Ji et al., TOIS 2023).
         `future_training_events`: share of the training events later than a target, mean over targets.
+        `target_actions`: how many of the targets are of each action; None where the log has none.
         `trained_on_targets`: whether the catalogue was counted on more events than this split trains on.
         `warnings`: what of all this matters here, a line each.
     """
@@ -60,7 +63,9 @@ def audit(
         "equal_timestamps": "in the order of the file",
         **_ties(dataset.events, split.users(part)),
         **_timeline(split, part),
+        "target_actions": _actions_of(split, part),
         "query_time": query_time,
+        "query_action": query_action,
         "trained_on_targets": int(prepared.catalogue.item_counts.sum()) > split.count(splits.TRAIN),
         "notes": [*dataset.notes, *split.notes],
     }
@@ -103,6 +108,16 @@ def _timeline(split: splits.Split, part: Literal["validation", "test"]) -> dict[
     return dict(zip(names, map(float, shares), strict=True))
 
 
+def _actions_of(split: splits.Split, part: Literal["validation", "test"]) -> dict[str, int] | None:
+    """How many targets are of each action."""
+    names = split.dataset.labels.get("action")
+    if names is None:
+        return None
+    codes = split.events(splits.TARGET[part]).columns["action"]
+    counts = np.bincount(codes, minlength=len(names)).tolist()
+    return {name: count for name, count in zip(names, counts, strict=True) if count}
+
+
 def _warnings(result: dict[str, Any], evaluation: Evaluation) -> list[str]:
     lines = []
     if result["trained_on_targets"]:
@@ -138,6 +153,11 @@ def _warnings(result: dict[str, Any], evaluation: Evaluation) -> list[str]:
         )
     if result["query_time"]:
         lines.append("the model is told the time of the target; compare it only with models that are told it too")
+    if result["query_action"] and len(result["target_actions"] or ()) > 1:
+        lines.append(
+            f"the model is told the action of the target ({', '.join(result['target_actions'])}); compare it only with "
+            "models that are told it too (split.target_actions=one of them asks everybody the same)"
+        )
     return lines
 
 
@@ -163,6 +183,7 @@ def describe(metrics: dict[str, Any]) -> str:
     lines.append(
         f"audit: split {audited['split']}, sha256 {audited['split_sha256'][:12]}; {audited['users']:,} users, "
         f"{audited['targets']:,} targets, {audited['candidates']:,} candidates, seen items {audited['seen_items']}, "
-        f"ties lose, query time {'used' if audited['query_time'] else 'not used'}"
+        f"ties lose, query time {'used' if audited['query_time'] else 'not used'}, "
+        f"query action {'used' if audited['query_action'] else 'not used'}"
     )
     return "\n".join([*(line.rstrip() for line in lines), *(f"warning: {warning}" for warning in audited["warnings"])])

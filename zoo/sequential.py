@@ -15,8 +15,9 @@ from pydantic import Field
 from config import ModelConfig
 from zoo import losses
 from zoo.data.catalogue import Catalogue
+from zoo.data.dataset import DataError
 from zoo.data.loaders.sequences import NextItemLoader
-from zoo.layers.embedding import IdEmbedding
+from zoo.layers.embedding import ActionEmbedding, IdEmbedding
 from zoo.layers.normalize import l2_normalize
 from zoo.recommender import Recommender
 
@@ -30,6 +31,12 @@ class SequentialConfig(ModelConfig):
         False, description="train on every event, in windows of max_length; false: on the last window of each history"
     )
     dropout: float = Field(0.1, ge=0, lt=1)
+    # Actions: view, cart, buy ...
+    use_actions: bool = Field(False, description="embed the action of each event")
+    query_action: bool = Field(False, description="tell the model which action is asked for")
+    action_order: tuple[str, ...] = Field(
+        (), description="actions that imply each other, from a glance to a commitment: their embeddings add up"
+    )
     # The score.
     similarity: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(0.05, gt=0, description="cosine: divides the scores")
@@ -47,7 +54,19 @@ class SequentialConfig(ModelConfig):
 class SequentialRecommender(Recommender):
     """score(item) = <state after the last event, item>; one item table for input and output.
 
-    A subclass makes the states, `states`; what they are compared with and how they are trained is here.
+    A subclass makes the states, `states`, of the events as `embed_events` shows them; what they are compared with and
+    how they are trained is here.
+
+    With `use_actions` a model knows what each event was: a view, a purchase. With `query_action` it is told, with each
+    event, the action of the next one, and at the end the action that is asked for: what they will look at next is not
+    what they will buy next.
+
+    Attributes:
+        item_id: the table of items that states are compared with.
+        input_id: that of the items that are read; the same, unless a subclass makes another.
+
+    Raises:
+        DataError: the model is to see actions, and the training data have none.
     """
 
     loader = NextItemLoader
@@ -59,6 +78,13 @@ class SequentialRecommender(Recommender):
         # Small, so that the first guess is uniform and Adam's steps of fixed size soon outweigh the start.
         start = keras.initializers.RandomNormal(stddev=0.02)
         self.item_id = IdEmbedding(items.trained_size, config.embedding_dim, initializer=start, name="item_id")
+        self.input_id = self.item_id
+        self.action_id = self.query_id = None
+        if config.use_actions or config.query_action:
+            names = _names_of_actions(config, catalogue)
+            embedding = (names, config.action_order, config.embedding_dim, start)
+            self.action_id = ActionEmbedding(*embedding, name="action_id") if config.use_actions else None
+            self.query_id = ActionEmbedding(*embedding, name="query_id") if config.query_action else None
         self.bias_id = None
         if config.item_bias:
             self.bias_id = IdEmbedding(items.trained_size, 1, initializer="zeros", name="bias_id")
@@ -67,6 +93,15 @@ class SequentialRecommender(Recommender):
     @abc.abstractmethod
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """(R, L, D) the state after each event."""
+
+    def embed_events(self, inputs: dict[str, Any], scale: float = 1.0) -> Any:
+        """(R, L, D) what is read of each event: its item, times `scale`, its action, and the one that is asked for."""
+        x = self.input_id(inputs["item"])
+        if self.action_id is not None:
+            x = x + self.action_id(inputs["action"])
+        if self.query_id is not None:
+            x = x + self.query_id(inputs["next_action"])
+        return x * scale
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """(T, D or D + 1) the states of the wanted slots, of all R * L where `slot` is not given."""
@@ -136,3 +171,18 @@ class SequentialRecommender(Recommender):
         calibration = config.calibration if config.loss == "gbce" else 0.0
         num_items = self.catalogue.items.num_trained
         return losses.gbce(positive, negative, weights, num_items, calibration, excluded)
+
+
+def _names_of_actions(config: SequentialConfig, catalogue: Catalogue) -> list[str]:
+    """The actions of the training data.
+
+    Raises:
+        DataError: there are none, or none that `model.action_order` names.
+    """
+    names = catalogue.actions.ids.tolist()
+    if not names:
+        flag = "use_actions" if config.use_actions else "query_action"
+        raise DataError(f"the events have no actions, which model.{flag}=true needs; set it to false")
+    if config.action_order and not set(config.action_order) & set(names):
+        raise DataError(f"model.action_order={','.join(config.action_order)}: the events are {', '.join(names)}")
+    return names

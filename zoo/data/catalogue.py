@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from zoo.data import splits
-from zoo.data.dataset import Entities
+from zoo.data.dataset import Dataset, Entities, Events
 from zoo.data.features import FeatureTable, encode_features
 from zoo.data.histories import Histories, Prefixes
 from zoo.data.splits import Part, Split
@@ -24,7 +25,7 @@ class Catalogue:
         users, items: vocabularies; items that only a feature table knows come after the trained ones.
         item_counts: (V,) int64 training events of each item token; 0 for specials and untrained items.
         user_features, item_features: a row per token, or None where there are no features.
-        labels: names behind coded event columns (action, domain).
+        labels: names behind coded event columns (action, domain); of actions those alone that training has.
     """
 
     users: Vocabulary
@@ -33,6 +34,12 @@ class Catalogue:
     user_features: FeatureTable | None = None
     item_features: FeatureTable | None = None
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def actions(self) -> Vocabulary:
+        """What an event can be: the names of actions, in their order; an action that training has not is UNKNOWN."""
+        names = self.labels.get("action", ())
+        return Vocabulary(np.array([*names, None], dtype=object)[:-1], len(names))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it as plain arrays by name, for a file without pickles; text is UTF-8 bytes and offsets."""
@@ -83,6 +90,7 @@ class Prepared:
         split: where it comes from.
         catalogue: made from the training part alone.
         user_token, item_token: token of each of the data set's users and items.
+        action_token: token of each of its actions; None where it has none.
         train: the training histories of every trained user.
     """
 
@@ -90,13 +98,14 @@ class Prepared:
     catalogue: Catalogue
     user_token: np.ndarray
     item_token: np.ndarray
+    action_token: np.ndarray | None
     train: Histories
 
     def cases(self, name: Part) -> tuple[Histories | Prefixes, Histories]:
         """(histories, targets) of the users evaluated in `validation` or `test`, row by row the same users.
 
         Of a rolling split there is a row for each target, and a user's rows follow each other. Where the log has
-        times, the `query_time` of a history is that of its first target.
+        times, the `query_time` of a history is that of its first target; where it has actions, so is `query_action`.
         """
         rows = self.split.users(name)
         chosen = np.zeros(len(self.split.dataset.users), bool)
@@ -108,7 +117,8 @@ class Prepared:
         if self.split.rolling:
             return _one_by_one(self._histories(known | target, rows), target[known | target])
         histories, targets = self._histories(known, rows), self._histories(target, rows)
-        return replace(histories, query_time=_first_times(targets)), targets
+        time, action = _first(targets, targets.timestamp), _first(targets, targets.columns.get("action"))
+        return replace(histories, query_time=time, query_action=action), targets
 
     def all_histories(self) -> Histories:
         """Everything known of every user with an event: what predictions start from."""
@@ -116,22 +126,24 @@ class Prepared:
         return self._histories(slice(None), np.unique(events.user))
 
     def _histories(self, chosen: np.ndarray | slice, rows: np.ndarray) -> Histories:
-        return Histories.from_events(self.split.dataset.events.take(chosen), rows, self.user_token, self.item_token)
+        events = self.split.dataset.events.take(chosen)
+        return Histories.from_events(events, rows, self.user_token, self.item_token, self.action_token)
 
 
 def _one_by_one(histories: Histories, target: np.ndarray) -> tuple[Prefixes, Histories]:
     """What precedes each event of `target` (E,), and that event: a row for each."""
     owner, event = histories.row_of_event[target], np.flatnonzero(target)
     query_time = None if histories.timestamp is None else histories.timestamp[event]
-    prefixes = Prefixes(histories, owner, event - histories.offsets[owner], query_time)
+    query_action = histories.columns["action"][event] if "action" in histories.columns else None
+    prefixes = Prefixes(histories, owner, event - histories.offsets[owner], query_time, query_action)
     return prefixes, Histories(histories.user[owner], np.arange(len(event) + 1), histories.item[event])
 
 
-def _first_times(targets: Histories) -> np.ndarray | None:
-    """(n,) time of each row's first event; a row without one, which nobody evaluates, gets any."""
-    if targets.timestamp is None or not len(targets.timestamp):
+def _first(targets: Histories, column: np.ndarray | None) -> np.ndarray | None:
+    """(n,) `column` (E,) of each row's first event; a row without one, which nobody evaluates, gets any."""
+    if column is None or not len(column):
         return None
-    return targets.timestamp[np.minimum(targets.offsets[:-1], len(targets.timestamp) - 1)]
+    return column[np.minimum(targets.offsets[:-1], len(column) - 1)]
 
 
 def prepare(split: Split) -> Prepared:
@@ -147,12 +159,9 @@ def prepare(split: Split) -> Prepared:
         counts,
         encode_features(dataset.users, user_token, users),
         encode_features(dataset.items, item_token, items),
-        dataset.labels,
+        _trained_labels(dataset, train),
     )
-    rows = np.flatnonzero(np.bincount(train.user, minlength=len(dataset.users)))
-    return Prepared(
-        split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token)
-    )
+    return _prepared(split, catalogue, user_token, item_token)
 
 
 def prepare_as(split: Split, catalogue: Catalogue) -> Prepared:
@@ -160,11 +169,27 @@ def prepare_as(split: Split, catalogue: Catalogue) -> Prepared:
     dataset = split.dataset
     user_token = catalogue.users.encode(dataset.users.ids)
     item_token = catalogue.items.encode(dataset.items.ids)
+    return _prepared(split, catalogue, user_token, item_token)
+
+
+def _prepared(split: Split, catalogue: Catalogue, user_token: np.ndarray, item_token: np.ndarray) -> Prepared:
+    names = split.dataset.labels.get("action")
+    action_token = None
+    if names is not None:  # as narrow as the codes they come from: there is one for every event
+        action_token = catalogue.actions.encode(np.array(names, dtype=object)).astype(np.int16)
     train = split.events(splits.TRAIN)
-    rows = np.flatnonzero(np.bincount(train.user, minlength=len(dataset.users)))
-    return Prepared(
-        split, catalogue, user_token, item_token, Histories.from_events(train, rows, user_token, item_token)
-    )
+    rows = np.flatnonzero(np.bincount(train.user, minlength=len(split.dataset.users)))
+    histories = Histories.from_events(train, rows, user_token, item_token, action_token)
+    return Prepared(split, catalogue, user_token, item_token, action_token, histories)
+
+
+def _trained_labels(dataset: Dataset, train: Events) -> dict[str, tuple[str, ...]]:
+    """The names behind coded columns, without those of actions that do not occur in `train`."""
+    if "action" not in dataset.labels:
+        return dataset.labels
+    there = np.bincount(train.columns["action"], minlength=len(dataset.labels["action"]))
+    names = tuple(name for name, count in zip(dataset.labels["action"], there, strict=True) if count)
+    return {**dataset.labels, "action": names}
 
 
 def _vocabulary(entities: Entities, trained: np.ndarray) -> tuple[Vocabulary, np.ndarray]:

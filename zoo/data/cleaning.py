@@ -6,8 +6,6 @@ weights. Users and items keep their rows, so that features of those without an e
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -56,14 +54,14 @@ def clean(dataset: Dataset, config: DataConfig) -> Dataset:
 
 def keep_actions(dataset: Dataset, actions: tuple[str, ...]) -> Dataset:
     """The events of these actions."""
-    codes = _codes(dataset, "action", actions, "data.actions")
+    codes = dataset.codes("action", actions, "data.actions")
     kept = np.isin(dataset.events.columns["action"], codes)
     return _keep(dataset, kept, f"data.actions={','.join(actions)}")
 
 
 def keep_domains(dataset: Dataset, domains: tuple[str, ...]) -> Dataset:
     """The events of these domains."""
-    codes = _codes(dataset, "domain", domains, "data.domains")
+    codes = dataset.codes("domain", domains, "data.domains")
     kept = np.isin(dataset.events.columns["domain"], codes)
     return _keep(dataset, kept, f"data.domains={','.join(domains)}")
 
@@ -173,7 +171,7 @@ def core(events: Events, min_user_events: int, min_item_events: int) -> np.ndarr
 
 def weigh_actions(dataset: Dataset, weights: dict[str, float]) -> Dataset:
     """The data set with an event column `weight` (float32): of its action as given, 1 where none is."""
-    codes = _codes(dataset, "action", weights, "data.action_weights")
+    codes = dataset.codes("action", weights, "data.action_weights")
     table = np.ones(len(dataset.labels["action"]), np.float32)
     for (action, weight), code in zip(weights.items(), codes, strict=True):
         if weight < 0:
@@ -200,22 +198,3 @@ def _keep(dataset: Dataset, kept: np.ndarray, step: str, detail: str = "") -> Da
     lost = f"{dataset.num_users - after.num_users:,} users and {dataset.num_items - after.num_items:,} items"
     note = f"{step}: dropped {dropped:,} of {len(kept):,} events{detail if dropped else ''}, with them {lost}"
     return replace(after, notes=(*after.notes, note))
-
-
-def _codes(dataset: Dataset, column: str, names: Iterable[str], option: str) -> list[int]:
-    """Codes of the named labels of the column `action` or `domain`.
-
-    Raises:
-        ConfigError: the log has no such column, or not this label (with the nearest).
-    """
-    known = dataset.labels.get(column)
-    if known is None or column not in dataset.events.columns:
-        raise ConfigError(
-            f"{option}: {dataset.name} has no column of {column}s; set data.columns.{column} or unset {option}"
-        )
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
-            raise ConfigError(f"{option}: {dataset.name} has no {column} {name!r}; {hint}")
-    return [known.index(name) for name in names]

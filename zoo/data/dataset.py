@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from config import Columns
+from config import Columns, ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,6 +124,24 @@ class Dataset:
     def num_items(self) -> int:
         """Items with at least one event."""
         return int(np.count_nonzero(np.bincount(self.events.item, minlength=len(self.items))))
+
+    def codes(self, column: str, names: Iterable[str], option: str) -> list[int]:
+        """Codes of the named labels of the column `action` or `domain`, which `option` asks for.
+
+        Raises:
+            ConfigError: the log has no such column, or not this label (with the nearest).
+        """
+        known = self.labels.get(column)
+        if known is None or column not in self.events.columns:
+            raise ConfigError(
+                f"{option}: {self.name} has no column of {column}s; set data.columns.{column} or unset {option}"
+            )
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+                raise ConfigError(f"{option}: {self.name} has no {column} {name!r}; {hint}")
+        return [known.index(name) for name in names]
 
     def take(self, rows: np.ndarray | slice, note: str = "") -> Dataset:
         """The data set with only the events at `rows`; users and items keep their rows."""

@@ -19,9 +19,12 @@ class Histories:
         offsets: (n + 1,) int64.
         item: (E,) int32 item tokens; UNKNOWN for an item outside the catalogue.
         timestamp: (E,) int64 milliseconds, or None.
-        columns: further event columns (E,): score, action, domain, weight ...
+        columns: further event columns (E,): score, domain, weight ..., and action as int16 tokens of
+            `Catalogue.actions`.
         query_time: (n,) int64 milliseconds at which the next item is asked for, or None; only models with the flag
             `query_time` look at it.
+        query_action: (n,) int16 token of the action that is asked for (what will they *buy* next), or None; only
+            models with the flag `query_action` look at it.
     """
 
     user: np.ndarray
@@ -30,9 +33,17 @@ class Histories:
     timestamp: np.ndarray | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     query_time: np.ndarray | None = None
+    query_action: np.ndarray | None = None
 
     @classmethod
-    def from_events(cls, events: Events, rows_of: np.ndarray, users: np.ndarray, items: np.ndarray) -> Histories:
+    def from_events(
+        cls,
+        events: Events,
+        rows_of: np.ndarray,
+        users: np.ndarray,
+        items: np.ndarray,
+        actions: np.ndarray | None = None,
+    ) -> Histories:
         """Histories of the dataset users `rows_of` (ascending), from events sorted by user.
 
         Args:
@@ -40,6 +51,7 @@ class Histories:
             rows_of: (n,) rows of the data set's users, ascending; a user without events gets an empty history.
             users: token of each of the data set's users.
             items: token of each of the data set's items.
+            actions: token of each of the data set's actions, where it has any.
 
         Raises:
             ValueError: an event belongs to a user who is not among `rows_of`.
@@ -51,7 +63,10 @@ class Histories:
         np.cumsum(ends - starts, out=offsets[1:])
         if offsets[-1] != len(events):
             raise ValueError("an event belongs to a user outside `rows_of`")
-        return cls(users[rows_of], offsets, items[events.item], events.timestamp, dict(events.columns))
+        columns = dict(events.columns)
+        if actions is not None:
+            columns["action"] = actions[columns["action"]]
+        return cls(users[rows_of], offsets, items[events.item], events.timestamp, columns)
 
     @classmethod
     def from_lists(cls, lists: list[list], items: Vocabulary, user: np.ndarray | None = None) -> Histories:
@@ -103,6 +118,7 @@ class Histories:
             None if self.timestamp is None else self.timestamp[flat],
             {name: column[flat] for name, column in self.columns.items()},
             None if self.query_time is None else self.query_time[rows],
+            None if self.query_action is None else self.query_action[rows],
         )
 
     def batches(self, size: int):
@@ -140,13 +156,14 @@ class Prefixes:
         people: h histories.
         owner: (n,) the history of each row, ascending.
         lengths: (n,) its first so many events.
-        query_time: (n,) as of `Histories`, or None.
+        query_time, query_action: (n,) as of `Histories`, or None.
     """
 
     people: Histories
     owner: np.ndarray
     lengths: np.ndarray
     query_time: np.ndarray | None = None
+    query_action: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -154,7 +171,8 @@ class Prefixes:
     def take(self, rows: np.ndarray | slice) -> Prefixes:
         """The beginnings at `rows` (indices), in that order."""
         query_time = None if self.query_time is None else self.query_time[rows]
-        return Prefixes(self.people, self.owner[rows], self.lengths[rows], query_time)
+        query_action = None if self.query_action is None else self.query_action[rows]
+        return Prefixes(self.people, self.owner[rows], self.lengths[rows], query_time, query_action)
 
     def batches(self, size: int):
         """Consecutive runs of at most `size` beginnings, each as histories of their own."""
@@ -170,4 +188,5 @@ class Prefixes:
                 None if whole.timestamp is None else whole.timestamp[real],
                 {name: column[real] for name, column in whole.columns.items()},
                 None if self.query_time is None else self.query_time[rows],
+                None if self.query_action is None else self.query_action[rows],
             )

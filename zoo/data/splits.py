@@ -18,7 +18,7 @@ from zoo.data.dataset import DataError, Dataset, Events
 
 Part = Literal["validation", "test"]
 
-# What an event is to the split. A `context` event is history of a user of that part who is not trained on.
+# What an event is to the split. A `context` event is known when that part is evaluated, and not trained on.
 DROPPED, TRAIN, VALIDATION, TEST, VALIDATION_CONTEXT, TEST_CONTEXT = range(6)
 TARGET = {"validation": VALIDATION, "test": TEST}
 KNOWN = {  # what may be known of a user when the part is evaluated
@@ -77,14 +77,18 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
 
     Raises:
         DataError: nothing is left to train on or to test.
-        ConfigError: dates that are missing, unreadable or in the wrong order.
+        ConfigError: dates that are missing, unreadable or in the wrong order; an action that the log does not have.
     """
+    aims = None
+    if config.target_actions is not None:
+        codes = dataset.codes("action", config.target_actions, "split.target_actions")
+        aims = np.isin(dataset.events.columns["action"], codes)
     if config.strategy == "leave_one_out":
-        result = leave_one_out(dataset)
+        result = leave_one_out(dataset, aims)
     elif config.strategy == "temporal":
-        result = temporal(dataset, config)
+        result = temporal(dataset, config, aims)
     else:
-        result = by_user(dataset, config.fraction, seed, config.targets == "all")
+        result = by_user(dataset, config.fraction, seed, config.targets == "all", aims)
     for name, part in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         if not result.count(part):
             raise DataError(
@@ -99,32 +103,55 @@ def everything(dataset: Dataset) -> Split:
     return Split(dataset, np.full(len(dataset.events), TRAIN, np.int8), "everything")
 
 
-def _from_end(user: np.ndarray) -> np.ndarray:
-    """(E,) how many events of the same user follow each event; `user` is sorted."""
+def _all_or(aims: np.ndarray | None, dataset: Dataset) -> np.ndarray:
+    return np.ones(len(dataset.events), bool) if aims is None else aims
+
+
+def _dropped(part: np.ndarray) -> tuple[str, ...]:
+    count = int(np.count_nonzero(part == DROPPED))
+    return (f"{count:,} events after a user's last target are left out",) if count else ()
+
+
+def _that_follow(user: np.ndarray, aims: np.ndarray) -> np.ndarray:
+    """(E,) how many events of the same user that are in `aims` follow each event; `user` is sorted."""
     if not len(user):
         return np.zeros(0, np.int64)
     ends = np.flatnonzero(np.append(user[1:] != user[:-1], True))
-    return np.repeat(ends, np.diff(np.append(-1, ends))) - np.arange(len(user))
+    so_far = np.cumsum(aims)
+    return np.repeat(so_far[ends], np.diff(np.append(-1, ends))) - so_far
 
 
-def leave_one_out(dataset: Dataset) -> Split:
+def leave_one_out(dataset: Dataset, aims: np.ndarray | None = None) -> Split:
     """Each user's last event is the test target, the one before it the validation target.
 
-    Users with fewer than three events are trained on and never tested.
+    Of a user with something before them, the last two events that may be targets are. What lies between them is known
+    when the second is asked for; what comes after is left out. The other users, with fewer than three events where all
+    may be targets, are trained on and never tested.
+
+    Args:
+        aims: (E,) bool, the events that may be targets; None: all.
     """
-    from_end = _from_end(dataset.events.user)
-    counts = np.bincount(dataset.events.user, minlength=len(dataset.users))
-    long_enough = (counts >= 3)[dataset.events.user]
-    part = np.full(len(from_end), TRAIN, np.int8)
-    part[long_enough & (from_end == 1)] = VALIDATION
-    part[long_enough & (from_end == 0)] = TEST
-    short = int(np.count_nonzero((counts > 0) & (counts < 3)))
-    notes = (f"{short:,} users with fewer than 3 events are trained on but not tested",) if short else ()
-    return Split(dataset, part, "leave_one_out", notes)
+    user, aimed_at = dataset.events.user, _all_or(aims, dataset)
+    follow = _that_follow(user, aimed_at)
+    tested = np.zeros(len(dataset.users), bool)
+    tested[user[follow >= 2]] = True
+    part = np.full(len(user), TRAIN, np.int8)
+    held_out = np.flatnonzero(tested[user] & (follow < 2))
+    last, aimed = follow[held_out] == 0, aimed_at[held_out]
+    part[held_out] = np.where(aimed, np.where(last, TEST, VALIDATION), np.where(last, DROPPED, TEST_CONTEXT))
+    notes = []
+    if short := dataset.num_users - int(np.count_nonzero(tested)):
+        few = "fewer than 3 events" if aims is None else "nothing before their last two possible targets"
+        notes.append(f"{short:,} users with {few} are trained on but not tested")
+    return Split(dataset, part, "leave_one_out", (*notes, *_dropped(part)))
 
 
-def temporal(dataset: Dataset, config: SplitConfig) -> Split:
-    """Two dates on the global clock: train | validation_from | test_from. Dates default to event quantiles."""
+def temporal(dataset: Dataset, config: SplitConfig, aims: np.ndarray | None = None) -> Split:
+    """Two dates on the global clock: train | validation_from | test_from. Dates default to event quantiles.
+
+    Args:
+        aims: (E,) bool, the events that may be targets; None: all.
+    """
     time = dataset.events.timestamp
     if time is None or dataset.clock != "global":
         raise DataError(
@@ -151,11 +178,14 @@ def temporal(dataset: Dataset, config: SplitConfig) -> Split:
         early, late = (dates.to_text(cut) for cut in cuts)
         raise ConfigError(f"split.validation_from ({early}) must lie before split.test_from ({late})")
     part = np.where(time < cuts[0], TRAIN, np.where(time < cuts[1], VALIDATION, TEST)).astype(np.int8)
+    if aims is not None:
+        part[~aims & (part == VALIDATION)] = TEST_CONTEXT
+        part[~aims & (part == TEST)] = DROPPED
     notes = [f"validation from {dates.to_text(cuts[0])}, test from {dates.to_text(cuts[1])}"]
-    for name, known in (("validation", (TRAIN,)), ("test", (TRAIN, VALIDATION))):
+    for name in TARGET:
         target = part == TARGET[name]
         seen_before = np.zeros(len(dataset.users), bool)
-        seen_before[dataset.events.user[np.isin(part, known)]] = True
+        seen_before[dataset.events.user[np.isin(part, KNOWN[name])]] = True
         new = target & ~seen_before[dataset.events.user]
         if new.any():
             users = len(np.unique(dataset.events.user[new]))
@@ -163,30 +193,37 @@ def temporal(dataset: Dataset, config: SplitConfig) -> Split:
     return Split(dataset, part, "temporal", tuple(notes))
 
 
-def by_user(dataset: Dataset, fraction: float, seed: int, rolling: bool = False) -> Split:
+def by_user(
+    dataset: Dataset, fraction: float, seed: int, rolling: bool = False, aims: np.ndarray | None = None
+) -> Split:
     """A share of the users is never trained on: their last event is the target, what precedes it their history.
 
     With `rolling` each of their events but the first is a target, with all that precedes it as its history.
+
+    Args:
+        aims: (E,) bool, the events that may be targets; None: all.
     """
-    counts = np.bincount(dataset.events.user, minlength=len(dataset.users))
-    eligible = np.flatnonzero(counts >= 2)
+    user, aimed_at = dataset.events.user, _all_or(aims, dataset)
+    follow = _that_follow(user, aimed_at)
+    aimed_at = aimed_at & np.append(False, user[1:] == user[:-1])[: len(user)]  # what nothing precedes is no target
+    eligible = np.flatnonzero(np.bincount(user[aimed_at], minlength=len(dataset.users)))
     size = max(1, round(len(eligible) * fraction))
     if len(eligible) < 2 * size + 1:
-        raise DataError(f"{dataset.name}: {len(eligible):,} users with two events are too few for a split by user")
+        raise DataError(
+            f"{dataset.name}: {len(eligible):,} users with a target after their first event are too few "
+            "for a split by user"
+        )
     drawn = np.random.default_rng([seed, 0x5B117]).permutation(eligible)[: 2 * size]
     part = np.full(len(dataset.events), TRAIN, np.int8)
-    if rolling:
-        aimed_at = np.append(False, dataset.events.user[1:] == dataset.events.user[:-1])
-    else:
-        aimed_at = _from_end(dataset.events.user) == 0
+    if not rolling:
+        aimed_at &= follow == 0
     for users, target, context in (
         (drawn[:size], VALIDATION, VALIDATION_CONTEXT),
         (drawn[size:], TEST, TEST_CONTEXT),
     ):
         chosen = np.zeros(len(dataset.users), bool)
         chosen[users] = True
-        mine = chosen[dataset.events.user]
-        part[mine] = context
-        part[mine & aimed_at] = target
-    notes = (f"{size:,} users validate and {size:,} test; none of them is trained on",)
+        mine = chosen[user]
+        part[mine] = np.where(aimed_at[mine], target, np.where(follow[mine] > 0, context, DROPPED))
+    notes = (f"{size:,} users validate and {size:,} test; none of them is trained on", *_dropped(part))
     return Split(dataset, part, "by_user", notes, rolling)

@@ -6,9 +6,11 @@ gradients before summing them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from zoo import backends
@@ -46,8 +48,40 @@ class IdEmbedding(keras.layers.Layer):
         return ops.cast(backends.dense_gradient(self.table), self.compute_dtype)
 
 
+class ActionEmbedding(keras.layers.Layer):
+    """(...) action tokens -> (..., D). Special tokens (none, hidden, unknown) are zero vectors.
+
+    The actions of `order`, from a glance to a commitment, are coded as a hierarchy: each adds a row of its own to the
+    vector of the one before, for whoever buys has also looked, and the rare ones begin where the frequent ones are.
+
+    Args:
+        names: of the actions, in the order of their tokens.
+        order: those that imply each other, the least first; names that are not among `names` are passed over.
+        dim: D.
+        initializer: of the rows.
+    """
+
+    def __init__(self, names: Sequence[str], order: Sequence[str], dim: int, initializer: Any = "uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.initializer = keras.initializers.get(initializer)
+        self.rows = np.eye(NUM_SPECIALS + len(names), len(names), -NUM_SPECIALS, dtype=np.float32)  # of each token
+        levels = [list(names).index(name) for name in order if name in names]
+        for level, action in enumerate(levels):
+            self.rows[NUM_SPECIALS + action, levels[:level]] = 1
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the table."""
+        shape = (self.rows.shape[1], self.dim)
+        self.table = self.add_weight(shape=shape, initializer=self.initializer, name="embeddings")
+
+    def call(self, tokens: Any) -> Any:
+        vectors = ops.matmul(ops.convert_to_tensor(self.rows, self.table.dtype), self.table)
+        return ops.cast(ops.take(vectors, tokens, axis=0), self.compute_dtype)
+
+
 class IndexEmbedding(keras.layers.Layer):
-    """(...) integers from 0 -> (..., D): positions, actions, buckets of time.
+    """(...) integers from 0 -> (..., D): positions, buckets of time.
 
     Args:
         size: number of rows.

@@ -94,10 +94,10 @@ class BERT4Rec(SequentialRecommender):
         self.build_weights()
 
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        item = self.item_id(inputs["item"])
-        masked = ops.cast(ops.equal(inputs["item"], MASK), item.dtype)[..., None]
+        events = self.embed_events(inputs)
+        masked = ops.cast(ops.equal(inputs["item"], MASK), events.dtype)[..., None]
         seen = visible(inputs["segment"], causal=False)
-        x = item + masked * ops.cast(self.mask, item.dtype) + self.position(inputs["position"])
+        x = events + masked * ops.cast(self.mask, events.dtype) + self.position(inputs["position"])
         x = self.drop(self.input_norm(x), training=training)
         bias = ops.cast(ops.where(seen[:, None], 0.0, HIDDEN), x.dtype)  # (R, 1, L, L)
         for block in self.blocks:

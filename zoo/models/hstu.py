@@ -124,7 +124,7 @@ class HSTU(SequentialRecommender):
         return x, cache
 
     def _embed(self, inputs: dict[str, Any]) -> Any:
-        return self.item_id(inputs["item"]) * self.config.embedding_dim**0.5 + self.position(inputs["position"])
+        return self.embed_events(inputs, self.config.embedding_dim**0.5) + self.position(inputs["position"])
 
     def _buckets(self, inputs: dict[str, Any], time: Any) -> Any:
         """(R, M, L) from the events `inputs` to those at `time` (R, L); None where they bear no time."""

@@ -100,7 +100,7 @@ class SASRec(SequentialRecommender):
         return self.norm(x), cache
 
     def _embed(self, inputs: dict[str, Any]) -> Any:
-        return self.item_id(inputs["item"]) * self.config.embedding_dim**0.5 + self.position(inputs["position"])
+        return self.embed_events(inputs, self.config.embedding_dim**0.5) + self.position(inputs["position"])
 
 
 def _recipe(train: dict[str, Any], sections: dict[str, Any] | None = None, **model: Any) -> RunConfig:
@@ -127,6 +127,8 @@ MODEL = ModelSpec(
             loss="sampled_softmax",
             num_negatives=1024,
             popularity_power=0.5,
+            use_actions=True,
+            action_order=t_ecd.ACTIONS,
         ),
     },
     paper="https://doi.org/10.1109/ICDM.2018.00035",

@@ -22,7 +22,8 @@ class MaskedItemLoader(SequenceLoader):
     Of each sequence, `model.mask_share` of the events are masked, at least one; but of `model.last_share` of the
     sequences the last event alone, as in serving. Events of unknown items or of weight 0 stay visible. A batch is
 
-    x          of `sequences`: `item` is MASK where it is masked, `slot` (T,) are the masked slots, in order
+    x          of `sequences`: `item` and `action` are MASK where they are masked, `slot` (T,) are the masked slots, in
+               order; `next_action` is the action of what is masked, PAD elsewhere
     y, weight  (T,) of `SequenceLoader.asked`, what is masked; T is the same for all batches, weight 0 fills up.
     """
 
@@ -47,7 +48,10 @@ class MaskedItemLoader(SequenceLoader):
         x, index, filled = self.rows(rows, real)
         index = index.reshape(-1)
         masked = self._masked(rows, x["segment"], np.flatnonzero(filled.reshape(-1) & self._maskable[index]), rng)
-        x["item"].reshape(-1)[masked] = MASK
+        for name in x.keys() & {"item", "action"}:
+            x[name].reshape(-1)[masked] = MASK
+        if "next_action" in x:
+            _ask(x, masked, self.histories.columns["action"][index[masked]])
         x["slot"] = np.zeros(self.num_masks, np.int32)
         x["slot"][: len(masked)] = masked
         return self.asked(x, index[x["slot"]], np.arange(self.num_masks) < len(masked), rng)
@@ -72,6 +76,22 @@ class MaskedItemLoader(SequenceLoader):
     @staticmethod
     def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
         """The last `max_length - 1` events and a MASK, which `slot` points at."""
-        item = np.insert(histories.item, histories.offsets[1:], MASK)
-        offsets = histories.offsets + np.arange(len(histories) + 1)
-        return SequenceLoader.inputs(Histories(histories.user, offsets, item), catalogue, model_config)
+        ends = histories.offsets[1:]
+        masked = Histories(
+            histories.user,
+            histories.offsets + np.arange(len(histories) + 1),
+            np.insert(histories.item, ends, MASK),
+            query_action=histories.query_action,
+        )
+        if "action" in histories.columns:
+            masked.columns["action"] = np.insert(histories.columns["action"], ends, MASK)
+        x = SequenceLoader.inputs(masked, catalogue, model_config)
+        if "next_action" in x:
+            _ask(x, x["slot"], x["next_action"].reshape(-1)[x["slot"]])
+        return x
+
+
+def _ask(x: dict[str, np.ndarray], slots: np.ndarray, action: np.ndarray) -> None:
+    """At the flat `slots`, and nowhere else, it is told which action is asked for."""
+    x["next_action"] = np.zeros_like(x["next_action"])
+    x["next_action"].reshape(-1)[slots] = action

@@ -8,6 +8,10 @@ What every model of sequences sees, in training, evaluation and serving:
     time      (R, L) int32 seconds since the first event of the sequence; with `model.use_time` and a log with times
     next_time (R, L) int32 the same of the next event, whether or not it is seen; after the last event the history's
               `query_time`, or its own time where that is not known; with `model.query_time` alone
+    action    (R, L) int32 tokens of `Catalogue.actions`, what each event is; UNKNOWN where that is not known; with
+              `model.use_actions`
+    next_action (R, L) int32 the same of the next event, whether or not it is seen; after the last event the history's
+              `query_action`; with `model.query_action` alone
     slot      (B,) int32 flat slots (of R * L) whose states are wanted: the last event of each history, or what is to
               be predicted; absent where all are
 
@@ -28,7 +32,7 @@ from zoo.data.histories import Histories
 from zoo.data.loaders.loader import Loader
 from zoo.data.loaders.packing import pack
 from zoo.data.negatives import NegativeSampler
-from zoo.data.vocabulary import NUM_SPECIALS, PAD
+from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
 
 SHAPES = 8  # numbers of rows, at most, that `inputs` makes of the same number of histories
 
@@ -71,6 +75,7 @@ class SequenceLoader(Loader):
         """(x, index (R, L) of each slot's event in the flat arrays, real (R, L) whether there is one)."""
         index, position, segment = self.packing.layout(np.where(real, rows, -1), self._begins)
         x = _inputs(self.histories, index, position, segment)
+        x |= actions(self.histories, index, segment > 0, self.config.model)
         if self._timed:
             x |= _times(self.histories, index, position, segment, self.config.model)
         return x, index, segment > 0
@@ -116,7 +121,12 @@ class SequenceLoader(Loader):
         index, position, segment = packing.layout(rows, np.maximum(ends - lengths, 0))
         x = _inputs(histories, index, position, segment)
         x["slot"] = (packing.row * packing.row_length + packing.start + lengths - 1).astype(np.int32)
-        x["item"].reshape(-1)[x["slot"][histories.lengths == 0]] = PAD
+        x |= actions(histories, index, segment > 0, model_config)
+        for name in x.keys() & {"item", "action"}:
+            x[name].reshape(-1)[x["slot"][histories.lengths == 0]] = PAD
+        if model_config.query_action:
+            asked = histories.query_action
+            x["next_action"].reshape(-1)[x["slot"]] = UNKNOWN if asked is None else asked
         if _timed(histories, model_config):
             x |= _times(histories, index, position, segment, model_config)
             if model_config.query_time:
@@ -165,6 +175,24 @@ def _inputs(histories: Histories, index: np.ndarray, position: np.ndarray, segme
     items = histories.item[index] if len(histories.item) else np.zeros(index.shape, np.int32)
     item = np.where(segment > 0, items, PAD).astype(np.int32)
     return {"item": item, "position": position, "segment": segment}
+
+
+def actions(histories: Histories, index: np.ndarray, real: np.ndarray, model: Any) -> dict[str, np.ndarray]:
+    """What the model sees of the actions of the events at `index`: their own, and those of the events after them.
+
+    Args:
+        index: positions in the flat arrays.
+        real: the same shape; False where there is no event.
+    """
+    known = histories.columns.get("action")
+    if known is None or not len(known):
+        known = np.full(len(histories.item) + 1, UNKNOWN, np.int32)
+    x = {}
+    if model.use_actions:
+        x["action"] = np.where(real, known[index], PAD).astype(np.int32)
+    if model.query_action:
+        x["next_action"] = np.where(real, known[np.minimum(index + 1, len(known) - 1)], PAD).astype(np.int32)
+    return x
 
 
 def _timed(histories: Histories, model: Any) -> bool:

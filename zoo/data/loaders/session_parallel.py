@@ -17,7 +17,7 @@ from config import RunConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
 from zoo.data.loaders.loader import Loader
-from zoo.data.loaders.sequences import NextItemLoader
+from zoo.data.loaders.sequences import NextItemLoader, actions
 from zoo.data.negatives import NegativeSampler
 from zoo.data.vocabulary import NUM_SPECIALS, PAD
 
@@ -26,6 +26,8 @@ class SessionParallelLoader(Loader):
     """One event of each of `train.batch_size` sessions is to predict its next one. A batch is
 
     x["item"]               (B, 1) int32 the event; PAD in an empty slot
+    x["action"]             (B, 1) int32 what the event is, with `model.use_actions`, and
+    x["next_action"]        (B, 1) int32 what the next one is, with `model.query_action`: see `sequences`
     x["fresh"]              (B, 1) bool whether a session begins here: what the slot remembers is of another one
     x["negatives"]          (B + N,) int32 candidates of all slots: everybody's next items, then what was drawn; absent
                             with `loss=softmax`, as are the following
@@ -76,6 +78,7 @@ class SessionParallelLoader(Loader):
         if self._weights is not None:
             weight *= self._weights[event + 1]
         x = {"item": np.where(filled, items[event], PAD).astype(np.int32)[:, None], "fresh": self._fresh[rows][:, None]}
+        x |= actions(self.histories, event[:, None], filled[:, None], self.config.model)
         if self._sampler is not None:
             model: Any = self.config.model
             drawn = self._sampler.draw_any(model.num_negatives, rng)
