@@ -40,7 +40,7 @@ def value_and_gradients(function, *arrays):
             with tf.GradientTape() as tape:
                 tape.watch(values)
                 value = function(*values)
-            return value, tape.gradient(value, values)
+            return value, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(value, values)]
 
         value, gradients = both(*values)
     else:
@@ -347,3 +347,49 @@ def test_softmax_cross_entropy_under_xla(monkeypatch):
     close(float(value), expected[0])
     for actual, slope in zip(gradients, expected[1:], strict=False):
         close(actual.numpy(), slope)
+
+
+def buckets_reference(hidden, table, labels, weights, noise, bucket_rows, bucket_items):
+    """Loss and gradients of SCE, a bucket at a time, in float64."""
+    hidden, items = hidden.astype(np.float64), table[NUM_SPECIALS:].astype(np.float64)
+    label = np.maximum(labels - NUM_SPECIALS, 0)
+    centres = noise.astype(np.float64) @ np.linalg.cholesky(hidden.T @ hidden + 1e-30 * np.eye(hidden.shape[1])).T
+    best = {}
+    for centre in centres:
+        rows = np.argsort(-np.where(weights > 0, hidden @ centre, -np.inf))[:bucket_rows]
+        bucket = np.argsort(-(items @ centre))[:bucket_items]
+        for row in rows[weights[rows] > 0].tolist():
+            candidates = [label[row], *(item for item in bucket.tolist() if item != label[row])]
+            value = -log_softmax(items[candidates] @ hidden[row])[0]
+            if value > best.get(row, (-1,))[0]:
+                best[row] = value, candidates
+    total = sum(weights[row] for row in best)
+    slopes = np.zeros_like(hidden), np.zeros((len(table), hidden.shape[1]))
+    for row, (_, candidates) in best.items():
+        residual = softmax(items[candidates] @ hidden[row]) * weights[row] / total
+        residual[0] -= weights[row] / total
+        slopes[0][row] += residual @ items[candidates]
+        np.add.at(slopes[1], np.array(candidates) + NUM_SPECIALS, residual[:, None] * hidden[row])
+    return sum(weights[row] * value for row, (value, _) in best.items()) / total, slopes, len(best)
+
+
+@pytest.mark.parametrize("num_buckets, bucket_rows, bucket_items", [(1, 17, 26), (4, 5, 6), (3, 16, 9)])
+def test_scalable_cross_entropy(num_buckets, bucket_rows, bucket_items):
+    rows, items, dim = 17, 29, 6
+    hidden, table, noise = normal(rows, dim), normal(items, dim), normal(num_buckets, dim)
+    labels = RNG.integers(NUM_SPECIALS, items, rows).astype(np.int32)
+    weights = RNG.random(rows).astype(np.float32) + 0.1
+    labels[3], weights[3] = 0, 0.0  # padding
+
+    def loss(h, t):
+        as_tensors = (keras.ops.convert_to_tensor(array) for array in (labels, weights, noise))
+        return losses.scalable_cross_entropy(h, t, *as_tensors, bucket_rows, bucket_items)
+
+    value, gradients = value_and_gradients(loss, hidden, table)
+    expected, slopes, reached = buckets_reference(hidden, table, labels, weights, noise, bucket_rows, bucket_items)
+    close(value, expected, 1e-5)
+    for actual, slope in zip(gradients, slopes, strict=True):
+        close(actual, slope, 1e-5)
+    assert np.all(gradients[0][3] == 0) and reached > bucket_rows - 2
+    if num_buckets == 1:  # one bucket of everything is the whole softmax
+        close(value, softmax_reference(hidden, table, labels, weights)[0], 1e-5)

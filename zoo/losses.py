@@ -141,6 +141,48 @@ def in_batch_softmax(scores: Any, items: Any, log_q: Any, weights: Any, known: A
     return weighted_mean(ops.logsumexp(logits, axis=1) - positive, weights)
 
 
+def scalable_cross_entropy(
+    hidden: Any, table: Any, labels: Any, weights: Any, noise: Any, bucket_rows: int, bucket_items: int
+) -> Any:
+    """Softmax over the hardest negatives, found by random projections (SCE, Mezentsev et al. 2024, section 3).
+
+    Each of n buckets has a random centre in the space of the states ("mix": noise with the states' own covariance) and
+    holds the rows and the items with the largest inner products with it. Within a bucket each row is told from the
+    bucket's items; of a row in several buckets the largest of its losses counts, one in none is left out.
+
+    Args:
+        hidden: (T, D) what is to predict the label.
+        table: (V, D) vectors by token; the special tokens are no candidates.
+        labels: (T,) tokens.
+        weights: (T,); a row of weight 0 is in no bucket.
+        noise: (n, D) standard normal.
+        bucket_rows, bucket_items: how many of both a bucket holds, at most T and V - NUM_SPECIALS.
+    """
+    table = table[NUM_SPECIALS:]
+    labels = ops.maximum(ops.cast(labels, "int32") - NUM_SPECIALS, 0)
+    fixed, items = ops.cast(ops.stop_gradient(hidden), "float32"), ops.cast(ops.stop_gradient(table), "float32")
+    spread = ops.matmul(ops.transpose(fixed), fixed)  # (D, D)
+    spread = spread + ops.eye(spread.shape[0]) * (1e-6 * ops.trace(spread) + 1e-12)
+    centres = ops.matmul(noise, ops.transpose(ops.cholesky(spread)))  # (n, D), distributed as noise (n, T) times hidden
+    nearness = ops.where(ops.equal(weights, 0)[None, :], NEVER, ops.matmul(centres, ops.transpose(fixed)))
+    row = ops.top_k(nearness, bucket_rows, sorted=False)[1]  # (n, rows)
+    item = ops.top_k(ops.matmul(centres, ops.transpose(items)), bucket_items, sorted=False)[1]  # (n, items)
+    state, label = ops.take(hidden, row, axis=0), ops.take(labels, row, axis=0)
+    logits = ops.matmul(state, ops.transpose(ops.take(table, item, axis=0), (0, 2, 1)))
+    logits = ops.cast(logits, "float32")  # (n, rows, items)
+    logits = ops.where(ops.equal(label[:, :, None], item[:, None, :]), NEVER, logits)
+    positive = ops.cast(ops.sum(state * ops.take(table, label, axis=0), axis=-1), "float32")[..., None]
+    values = ops.logsumexp(ops.concatenate([positive, logits], axis=-1), axis=-1) - positive[..., 0]
+    values, row = ops.reshape(values, (-1,)), ops.reshape(row, (-1,))
+    # Of a row's losses the largest: the same bucket wins for value and gradient. Equal ones share.
+    seen = ops.stop_gradient(values)
+    largest = ops.segment_max(seen, row, num_segments=ops.shape(hidden)[0])
+    wins = ops.cast(ops.greater_equal(seen, ops.take(largest, row, axis=0)), "float32")
+    shared = ops.segment_sum(wins, row, num_segments=ops.shape(hidden)[0])
+    wins = wins / ops.take(shared, row, axis=0) * ops.cast(ops.take(weights, row, axis=0), "float32")
+    return weighted_mean(values, wins)
+
+
 def softmax_cross_entropy(hidden: Any, table: Any, labels: Any, weights: Any, bias: Any = None) -> Any:
     """Exact softmax cross-entropy over the whole catalogue that never holds the (T, V) logits.
 
