@@ -32,10 +32,10 @@ def randomise(layer):
     return {weight.path.split("/", 1)[1]: keras.ops.convert_to_numpy(weight) for weight in layer.weights}
 
 
-def attention_reference(weights, x, segment, heads, causal=True, prefix=""):
+def attention_reference(weights, x, seen, segment, heads, causal=True, prefix=""):
     """One slot at a time."""
-    projected = x @ weights[prefix + "query_key_value/kernel"] + weights[prefix + "query_key_value/bias"]
-    query, key, value = np.split(projected, 3, axis=-1)
+    query = dense(weights, prefix + "query", x)
+    key, value = np.split(dense(weights, prefix + "key_value", seen), 2, axis=-1)
     dim = x.shape[-1] // heads
     mixed = np.zeros_like(x)
     for r in range(len(x)):
@@ -51,12 +51,12 @@ def attention_reference(weights, x, segment, heads, causal=True, prefix=""):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("heads", [1, 2])
 def test_self_attention(heads, causal):
-    x, layer = normal(2, 6, 4), SelfAttention(4, heads)
+    x, seen, layer = normal(2, 6, 4), normal(2, 6, 4), SelfAttention(4, heads)
     bias = bias_of(SEGMENT, causal)
-    run(layer, x, bias)
+    run(layer, x, seen, bias)
     weights = randomise(layer)
-    expected = attention_reference(weights, x, SEGMENT, heads, causal)
-    np.testing.assert_allclose(run(layer, x, bias), expected, rtol=1e-4, atol=1e-5)
+    expected = attention_reference(weights, x, seen, SEGMENT, heads, causal)
+    np.testing.assert_allclose(run(layer, x, seen, bias), expected, rtol=1e-4, atol=1e-5)
 
 
 def norm_reference(weights, name, x):
@@ -70,8 +70,8 @@ def dense(weights, name, x):
 
 
 def block_reference(weights, x, kind):
-    def attention(y):
-        return attention_reference(weights, y, SEGMENT, 2, prefix="attention/")
+    def attention(y, seen):
+        return attention_reference(weights, y, seen, SEGMENT, 2, prefix="attention/")
 
     def norm(name, y):
         return norm_reference(weights, name, y)
@@ -82,20 +82,25 @@ def block_reference(weights, x, kind):
             gate, linear = np.split(dense(weights, "inner", y), 2, axis=-1)
             return dense(weights, "outer", gate * expit(gate) * linear)
 
-        x = x + expit(dense(weights, "gate_0", x)) * attention(norm("attention_norm", x))
+        normed = norm("attention_norm", x)
+        x = x + expit(dense(weights, "gate_0", x)) * attention(normed, normed)
         return x + expit(dense(weights, "gate_1", x)) * network(norm("network_norm", x))
 
     def network(y):
         return dense(weights, "outer", np.maximum(dense(weights, "inner", y), 0))
 
     if kind == "post_norm":
-        x = norm("attention_norm", x + attention(x))
+        x = norm("attention_norm", x + attention(x, x))
         return norm("network_norm", x + network(x))
-    x = x + attention(norm("attention_norm", x))
+    normed = norm("attention_norm", x)
+    if kind == "original":
+        x = norm("network_norm", normed + attention(normed, x))
+        return x + network(x)
+    x = x + attention(normed, normed)
     return x + network(norm("network_norm", x))
 
 
-@pytest.mark.parametrize("kind", ["pre_norm", "post_norm", "ligr"])
+@pytest.mark.parametrize("kind", ["pre_norm", "post_norm", "original", "ligr"])
 def test_transformer_block(kind):
     x, layer = normal(2, 6, 4), TransformerBlock(4, 2, expansion=3, kind=kind)
     bias = bias_of(SEGMENT)
@@ -104,7 +109,7 @@ def test_transformer_block(kind):
     np.testing.assert_allclose(run(layer, x, bias), block_reference(weights, x, kind), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["pre_norm", "post_norm", "ligr"])
+@pytest.mark.parametrize("kind", ["pre_norm", "post_norm", "original", "ligr"])
 def test_no_slot_sees_the_future_or_a_neighbour(kind):
     layer, bias = TransformerBlock(4, 1, kind=kind), bias_of(SEGMENT)
     x = normal(2, 6, 4)

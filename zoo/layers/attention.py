@@ -49,36 +49,41 @@ class SelfAttention(keras.layers.Layer):
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_heads = num_heads
-        self.query_key_value = keras.layers.Dense(3 * dim, name="query_key_value")
+        self.query = keras.layers.Dense(dim, name="query")
+        self.key_value = keras.layers.Dense(2 * dim, name="key_value")
         self.output_dense = keras.layers.Dense(dim, name="output")
         self.drop = keras.layers.Dropout(dropout)
 
-    def call(self, x: Any, bias: Any, training: bool = False) -> Any:
+    def call(self, x: Any, seen: Any, bias: Any, training: bool = False) -> Any:
         """(R, L, D) -> (R, L, D).
 
         Args:
+            x: (R, L, D) what the queries are made of.
+            seen: (R, L, D) what the keys and values are made of.
             bias: (R, 1, L, L) added to the logits: 0 where slot i sees slot j, HIDDEN where it may not.
         """
-        query, key, value = (self._heads(part) for part in ops.split(self.query_key_value(x), 3, axis=-1))
-        return self._attend(x, query, key, value, bias, training)
+        return self._attend(x, self._heads(self.query(x)), *self._keys_and_values(seen), bias, training)
 
-    def extend(self, x: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
+    def extend(self, x: Any, seen: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
         """The same for events appended to B sequences whose keys and values are known; costs O(L) an event.
 
         Args:
-            x: (B, M, D) the new events.
+            x, seen: (B, M, D) of the new events.
             position: (B, M) place of each in its sequence, below L.
             cache: keys and values (B, H, L, D / H) by position; those at and after a new event are not looked at.
 
         Returns:
             (B, M, D), and the cache with the new events in it.
         """
-        query, key, value = (self._heads(part) for part in ops.split(self.query_key_value(x), 3, axis=-1))
-        keys, values = (placed(old, new, position) for old, new in zip(cache, (key, value), strict=True))
+        keys, values = (placed(old, new, position) for old, new in zip(cache, self._keys_and_values(seen), strict=True))
         slots = ops.arange(keys.shape[2], dtype="int32")
-        seen = ops.greater_equal(position[:, None, :, None], slots[None, None, None, :])  # (B, 1, M, L)
-        bias = ops.cast(ops.where(seen, 0.0, HIDDEN), x.dtype)
-        return self._attend(x, query, keys, values, bias, False), (keys, values)
+        past = ops.greater_equal(position[:, None, :, None], slots[None, None, None, :])  # (B, 1, M, L)
+        bias = ops.cast(ops.where(past, 0.0, HIDDEN), x.dtype)
+        return self._attend(x, self._heads(self.query(x)), keys, values, bias, False), (keys, values)
+
+    def _keys_and_values(self, seen: Any) -> tuple[Any, Any]:
+        key, value = ops.split(self.key_value(seen), 2, axis=-1)
+        return self._heads(key), self._heads(value)
 
     def _attend(self, x: Any, query: Any, key: Any, value: Any, bias: Any, training: bool) -> Any:
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * query.shape[-1] ** -0.5 + bias

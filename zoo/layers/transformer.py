@@ -20,6 +20,8 @@ class TransformerBlock(keras.layers.Layer):
     kind
       `pre_norm`   x + attention(norm(x)); x + network(norm(x)) (Xiong et al. 2020).
       `post_norm`  norm(x + attention(x)); norm(x + network(x)) (Vaswani et al. 2017; BERT4Rec).
+      `original`   y = norm(x), z = norm(y + attention of y to x), z + network(z): what is added to is normed, keys and
+                   values are not (Kang & McAuley 2018).
       `ligr`       as `pre_norm`, each branch times a gate sigmoid(W x + b) of the input before its norm, and a SwiGLU
                    network without bias (LiGR, Borisyuk et al. 2025; eSASRec).
 
@@ -64,23 +66,27 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(self, x: Any, bias: Any, training: bool = False) -> Any:
         """(R, L, D) -> (R, L, D); `bias` as in `SelfAttention`."""
-        return self._residual(x, lambda seen: self.attention(seen, bias, training=training), training)
+        return self._residual(x, lambda y, seen: self.attention(y, seen, bias, training=training), training)
 
     def extend(self, x: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
         """`call` for events appended to sequences, as in `SelfAttention.extend`."""
 
-        def attend(seen):
+        def attend(y, seen):
             nonlocal cache
-            result, cache = self.attention.extend(seen, position, cache)
+            result, cache = self.attention.extend(y, seen, position, cache)
             return result
 
         return self._residual(x, attend, False), cache
 
-    def _residual(self, x: Any, attention: Callable[[Any], Any], training: bool) -> Any:
+    def _residual(self, x: Any, attention: Callable[[Any, Any], Any], training: bool) -> Any:
         if self.kind == "post_norm":
-            x = self.attention_norm(x + self.drop(attention(x), training=training))
+            x = self.attention_norm(x + self.drop(attention(x, x), training=training))
             return self.network_norm(x + self.drop(self._network(x, training), training=training))
-        attended = self.drop(attention(self.attention_norm(x)), training=training)
+        normed = self.attention_norm(x)
+        if self.kind == "original":
+            x = self.network_norm(normed + self.drop(attention(normed, x), training=training))
+            return x + self.drop(self._network(x, training), training=training)
+        attended = self.drop(attention(normed, normed), training=training)
         x = x + (self.gates[0](x) * attended if self.gates else attended)
         mixed = self.drop(self._network(self.network_norm(x), training), training=training)
         return x + (self.gates[1](x) * mixed if self.gates else mixed)

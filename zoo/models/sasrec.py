@@ -30,7 +30,7 @@ class SASRecConfig(SequentialConfig):
     num_heads: int = Field(1, ge=1)
     expansion: int = Field(1, ge=1, description="width of the position-wise network, in embedding_dim")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="of the attention weights")
-    block: Literal["pre_norm", "post_norm", "ligr"] = "pre_norm"
+    block: Literal["original", "pre_norm", "post_norm", "ligr"] = "pre_norm"
 
     @model_validator(mode="after")
     def _consistent(self) -> SASRecConfig:
@@ -47,8 +47,8 @@ class SASRec(SequentialRecommender):
         (Klenitskiy & Vasilev 2023); `loss=bce,num_negatives=1,share_negatives=false` is the original's;
       * rows are packed and positions count from the first event seen (it padded on the left and counted from the
         padding);
-      * queries, keys and values are all of the normalised input (its queries alone were), as in every pre-norm
-        transformer since;
+      * queries, keys and values are all of the normalised input and added to the input itself, as in every pre-norm
+        transformer since; `block=original` norms the queries alone, and adds to them;
       * dropout of the attention weights is an option, off by default.
 
     References:
