@@ -180,6 +180,14 @@ class PredictConfig(Section):
     )
 
 
+class AtlasConfig(Section):
+    """plot_item_atlas: the map of items."""
+
+    projection: Literal["umap", "tsne"] = "umap"
+    fit_items: int = Field(20_000, ge=50, description="items that the map is fitted on; others are put beside these")
+    color_by: str | None = Field(None, description="column of item features that colours; null: category, or the like")
+
+
 class ModelConfig(Section):
     """Base of every model's hyperparameters; a model's own stands beside the model."""
 
@@ -194,6 +202,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
+    atlas: AtlasConfig = AtlasConfig()
     seed: int = Field(0, ge=0)
     figures_dir: str = Field("figures", description="where the exploratory analysis writes")
 

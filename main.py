@@ -20,6 +20,7 @@ ACTIONS = {
     "evaluate": "score a saved run again",
     "compare_models": "train or load several models and compare them",
     "similar_items": "write the items most like each item, similar_items.json",
+    "plot_item_atlas": "draw a map of the items, item_atlas.html and .png",
     "export_embeddings": "write users' and items' vectors as .npy",
     "show_config": "print every knob of a run",
     "list_models": "print the models and their presets",

@@ -152,6 +152,16 @@ def similar_items(options: Namespace) -> None:
     print(f"similar items, {count:,} lists: {path}")
 
 
+def plot_item_atlas(options: Namespace) -> None:
+    """A map of the items by their vectors: a page to walk about in, item_atlas.html, and two figures."""
+    from eda.atlas import draw
+
+    run, config = _load_run(options)
+    vectors = run.item_vectors()
+    page = draw(vectors, run.catalogue, _read(config), run.name, config.atlas, config.seed, run_dir(options))
+    print(f"atlas: {page}, item_atlas_2d.png and item_atlas_3d.png")
+
+
 def export_embeddings(options: Namespace) -> None:
     """Writes users' and items' vectors as client_ids.npy, embeddings.npy, item_ids.npy and item_embeddings.npy."""
     run, config = _load_run(options)
@@ -184,6 +194,7 @@ ACTIONS = {
         evaluate,
         compare_models,
         similar_items,
+        plot_item_atlas,
         export_embeddings,
         show_config,
         list_models,

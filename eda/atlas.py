@@ -1,0 +1,286 @@
+"""Atlas: a map of the items of a model, as two figures and as a page to walk about in.
+
+Legend: n items on the map, V tokens, D width.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from config import AtlasConfig, ConfigError
+from eda import atlas_page, style
+from eda.files import save
+from eda.projection import Projection, project
+from zoo.data.catalogue import Catalogue
+from zoo.data.dataset import Dataset
+from zoo.data.vocabulary import NUM_SPECIALS, UNKNOWN
+
+POPULARITY = "events in training"
+COLOURING = ("category", "categories", "genre", "genres", "subcategory", "department", "domain", "type")
+MAX_GROUPS = 18  # colours that can be told apart; the rest is one group
+NUMBER_GROUPS = 8  # of a number: as many items in each
+LOOKED_AT = 5  # nearest items whose colour is compared
+DRAWN = 100_000  # points of a figure: more are too small to see
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A map of n items, in an order drawn at random: the first ones of it are a fair sample.
+
+    Attributes:
+        title: of the map.
+        notes: what one has to know to read it, a sentence each.
+        ids: (n,) external ids.
+        flat, solid: (n, 2) and (n, 3) places within [-1, 1].
+        columns: what is known of each item, by name: (n,) float64 with NaN, or object of str with None.
+        color_by: the column that colours.
+        group: (n,) the colour of each item, a place in `groups`.
+        groups: their names, the largest first; of a number from low to high.
+        colors: of the groups, as #rrggbb.
+    """
+
+    title: str
+    notes: tuple[str, ...]
+    ids: np.ndarray
+    flat: np.ndarray
+    solid: np.ndarray
+    columns: dict[str, np.ndarray]
+    color_by: str
+    group: np.ndarray
+    groups: tuple[str, ...]
+    colors: tuple[str, ...]
+
+
+def draw(
+    vectors: np.ndarray,
+    catalogue: Catalogue,
+    dataset: Dataset,
+    model: str,
+    config: AtlasConfig,
+    seed: int,
+    directory: Path,
+) -> Path:
+    """Writes item_atlas.html, item_atlas_2d.png and item_atlas_3d.png; returns the path of the page.
+
+    Args:
+        vectors: (V, D) float32 of the items, by token.
+        catalogue: of the model.
+        dataset: what is known of the items; those it does not know are on the map without features.
+        model: its name.
+        seed: of the projection.
+
+    Raises:
+        ConfigError: no such column to colour by, a package is missing, or the directory cannot be written.
+        DataError: fewer items than make a map, or vectors that are not finite.
+    """
+    atlas = chart(vectors, catalogue, dataset, model, config, seed)
+    path = directory / "item_atlas.html"
+    save(figure_2d(atlas), directory / "item_atlas_2d.png")
+    save(figure_3d(atlas), directory / "item_atlas_3d.png")
+    save(atlas_page.render(atlas), path)
+    return path
+
+
+def chart(
+    vectors: np.ndarray, catalogue: Catalogue, dataset: Dataset, model: str, config: AtlasConfig, seed: int
+) -> Atlas:
+    """Where the items lie, what is known of them, and how they are coloured. Arguments as in `draw`."""
+    tokens = np.flatnonzero((vectors != 0).any(axis=1))
+    tokens = np.random.default_rng(seed).permutation(tokens[tokens >= NUM_SPECIALS])
+    columns = _columns(catalogue, dataset, tokens)
+    color_by = _color_by(columns, config.color_by)
+    group, groups, colors = _grouped(columns[color_by])
+    projection = project(vectors[tokens], config.projection, config.fit_items, seed)
+    method = {"umap": "UMAP", "tsne": "t-SNE"}[config.projection]
+    notes = [
+        f"Items with similar vectors in {model} lie together ({method}); how far groups lie apart says little.",
+        *_thinned(projection, len(tokens), method),
+    ]
+    without = len(catalogue.items.ids) - len(tokens)
+    if without:
+        notes.append(f"{without:,} items of which the model learned nothing are left out.")
+    if columns[color_by].dtype == object:
+        notes.insert(0, _purity(projection, group, groups, color_by))
+    title = f"{dataset.name}: {len(tokens):,} items, coloured by {color_by}"
+    ids = catalogue.items.decode(tokens)
+    return Atlas(title, tuple(notes), ids, projection.flat, projection.solid, columns, color_by, group, groups, colors)
+
+
+def _columns(catalogue: Catalogue, dataset: Dataset, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """What is known of the items, a column each: their features as they came in, and how often they were trained on."""
+    found = catalogue.items.encode(dataset.items.ids)
+    row = np.full(catalogue.items.size, -1)
+    row[found] = np.arange(len(found))
+    row[UNKNOWN] = -1
+    rows = row[tokens]
+    columns: dict[str, np.ndarray] = {}
+    for name, values in dataset.items.columns.items():
+        if values.ndim > 1:  # codes of a text say nothing to a person
+            continue
+        if values.dtype.kind in "fiub":
+            columns[name] = np.where(rows < 0, np.nan, values.astype(np.float64)[rows])
+        else:
+            columns[name] = _texts(values[rows], rows < 0)
+    columns[POPULARITY] = catalogue.item_counts[tokens].astype(np.float64)
+    return columns
+
+
+def _texts(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """(n,) text or None of categories, or of lists of labels."""
+    texts = [", ".join(map(str, value)) if isinstance(value, list) else value for value in values.tolist()]
+    known = [
+        None if lost or text is None or text == "" else str(text)
+        for text, lost in zip(texts, missing.tolist(), strict=True)
+    ]
+    return np.array([*known, None], object)[:-1]
+
+
+def _color_by(columns: dict[str, np.ndarray], wanted: str | None) -> str:
+    """The column that colours: the wanted one; or the one named like a category; or the text with the fewest values."""
+    if wanted is not None:
+        if wanted not in columns:
+            close = difflib.get_close_matches(wanted, columns, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(columns)}"
+            raise ConfigError(f"atlas.color_by={wanted}: items have no such column; {hint}")
+        return wanted
+    texts = {name: pd.unique(values[values != None]).size for name, values in columns.items() if values.dtype == object}  # noqa: E711
+    named = sorted(
+        (name for name in texts if name.lower() in COLOURING), key=lambda name: COLOURING.index(name.lower())
+    )
+    few = sorted((name for name in texts if 2 <= texts[name] <= len(columns[name]) / 4), key=lambda name: texts[name])
+    return next(iter([*named, *few]), POPULARITY)
+
+
+def _grouped(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """(n,) uint8 group of each value, the groups' names, and their colours; of several labels the first counts."""
+    if values.dtype != object:
+        return _grouped_numbers(values)
+    first = [None if value is None else value.split(", ")[0] for value in values.tolist()]
+    code, names = pd.factorize(np.array([*first, None], object)[:-1])
+    counts = np.bincount(code[code >= 0], minlength=len(names))
+    order = np.argsort(-counts, kind="stable")
+    kept = order[:MAX_GROUPS]
+    group_of = np.full(len(names) + 1, len(kept))  # the last one is that of a missing value, code -1
+    group_of[kept] = np.arange(len(kept))
+    groups = [str(names[code]) for code in kept]
+    colors = [to_hex(colormaps["tab20"](place)) for place in _told_apart(len(kept))]
+    others = len(names) - len(kept)
+    if others:
+        groups.append(f"{others:,} others")
+        colors.append(style.MUTED)
+    if (code < 0).any():
+        group_of[-1] = len(groups)
+        groups.append("unknown")
+        colors.append(style.GRID)
+    return group_of[code].astype(np.uint8), tuple(groups), tuple(colors)
+
+
+def _told_apart(count: int) -> list[int]:
+    """Places in `tab20`: its strong colours first, then their pale twins, but no greys, which are for the others."""
+    return [place for place in (*range(0, 20, 2), *range(1, 20, 2)) if place // 2 != 7][:count]
+
+
+def _grouped_numbers(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    known = np.isfinite(values)
+    cuts = np.unique(np.quantile(values[known], np.linspace(0, 1, NUMBER_GROUPS + 1))) if known.any() else np.zeros(1)
+    inner = cuts[1:-1]
+    group = np.where(known, np.searchsorted(inner, np.where(known, values, 0), "right"), len(inner) + 1)
+    edges = [cuts[0], *inner, cuts[-1]]
+    groups = [f"{low:.6g} – {high:.6g}" for low, high in itertools.pairwise(edges)]
+    colors = [to_hex(colormaps["viridis"](share)) for share in np.linspace(0, 0.95, len(groups))]
+    if not known.all():
+        groups.append("unknown")
+        colors.append(style.GRID)
+    return group.astype(np.uint8), tuple(groups), tuple(colors)
+
+
+def _purity(projection: Projection, group: np.ndarray, groups: tuple[str, ...], color_by: str) -> str:
+    """How much of what lies near an item shares its colour, counted among the vectors, not on the map."""
+    mine = group[projection.fitted]
+    nearest = projection.nearest[:, :LOOKED_AT]
+    share = float((group[nearest] == mine[:, None]).mean())
+    sizes = np.bincount(mine, minlength=len(groups))
+    chance = float((sizes * (sizes - 1)).sum() / max(len(mine) * (len(mine) - 1), 1))
+    return (
+        f"Of the {nearest.shape[1]} items nearest to an item {share:.0%} share its {color_by}; by chance {chance:.0%} "
+        "would."
+    )
+
+
+def _thinned(projection: Projection, count: int, method: str) -> list[str]:
+    fitted = len(projection.fitted)
+    if fitted == count:
+        return []
+    return [
+        f"{method} was fitted on {fitted:,} items drawn at random; each other lies beside the fitted one nearest to it."
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ figures
+
+
+def figure_2d(atlas: Atlas) -> Figure:
+    """The map in two dimensions."""
+    figure, ax = _canvas(atlas)
+    size, colors = _points(atlas)
+    ax.scatter(atlas.flat[:DRAWN, 0], atlas.flat[:DRAWN, 1], size, colors, alpha=0.85, linewidths=0)
+    ax.set_aspect("equal")
+    ax.axis("off")
+    return figure
+
+
+def figure_3d(atlas: Atlas) -> Figure:
+    """The map in three dimensions, from one side."""
+    figure, ax = _canvas(atlas, "3d")
+    size, colors = _points(atlas)
+    solid: Any = ax  # of its own type, which knows a third axis
+    solid.scatter(*atlas.solid[:DRAWN].T, s=size, c=colors, alpha=0.85, linewidths=0, depthshade=False)
+    for axis in (solid.xaxis, solid.yaxis, solid.zaxis):
+        axis.set_pane_color("white")
+        axis.line.set_color(style.MUTED)
+        axis.set_ticklabels([])
+        axis._axinfo["grid"]["color"] = style.GRID  # matplotlib has no other way to say it
+        axis._axinfo["tick"] |= {"inward_factor": 0.0, "outward_factor": 0.0}
+    solid.set_box_aspect((1, 1, 1), zoom=1.05)
+    return figure
+
+
+def _canvas(atlas: Atlas, projection: Literal["rectilinear", "3d"] = "rectilinear") -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(11, 8.6), dpi=style.DPI, facecolor="white")
+    figure.text(0.015, 0.985, style.plain(atlas.title), va="top", fontsize=13, fontweight="bold", color=style.INK)
+    drawn = f" {DRAWN:,} of the items are drawn." if len(atlas.ids) > DRAWN else ""
+    notes = "\n".join(textwrap.wrap(style.plain(" ".join(atlas.notes) + drawn), 165))
+    figure.text(0.015, 0.952, notes, va="top", fontsize=8.5, color=style.GREY, linespacing=1.35)
+    ax = figure.add_axes((0.015, 0.01, 0.76, 0.88), projection=projection)
+    sizes = np.bincount(atlas.group, minlength=len(atlas.groups))
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=color, label=style.plain(f"{_short(name)} ({size:,})"))
+        for name, color, size in zip(atlas.groups, atlas.colors, sizes.tolist(), strict=True)
+    ]
+    figure.legend(
+        handles=marks, loc="upper left", bbox_to_anchor=(0.775, 0.9), frameon=False, fontsize=8.5, labelcolor=style.INK
+    )
+    return figure, ax
+
+
+def _points(atlas: Atlas) -> tuple[float, np.ndarray]:
+    """Size and colours of the points that are drawn."""
+    colors = np.array(atlas.colors)[atlas.group[:DRAWN]]
+    return float(np.clip(30_000 / len(colors), 0.4, 30)), colors
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else name[:23] + "…"
