@@ -21,12 +21,13 @@ from zoo.recommender import Baseline
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = SampleConfig(num_users=120, num_items=50, num_days=40, events_per_user=16, noise=0.1)
 STEPS = 30
+VARIANTS = {"gru4rec_actions": ("gru4rec", ["use_actions=true,query_action=true,action_order=view,cart,buy"])}
 
 
-def prepared_model(name):
+def prepared_model(name, options=()):
     config = registry.get(name).preset("tiny").model_copy(update={"sample": SAMPLE})
     silent = [f"model.{knob}=0" for knob in type(config.model).model_fields if "dropout" in knob]
-    config = override(config, [*silent, "train.batch_size=64"])
+    config = override(config, [*silent, "train.batch_size=64", *options])
     prepared = prepare(splits.split(sources.load(config.data, config.sample, 0), config.split))
     return config, prepared, artifacts.build(name, config, prepared.catalogue)
 
@@ -50,7 +51,8 @@ def set_numpy_weights(model):
 
 def measure(name):
     """Everything that must agree, as arrays by name."""
-    config, prepared, model = prepared_model(name)
+    name, options = VARIANTS.get(name, (name, ()))
+    config, prepared, model = prepared_model(name, options)
     histories = prepared.cases("test")[0].take(np.arange(16))
     if isinstance(model, Baseline):
         model.fit(prepared.train)
@@ -78,7 +80,7 @@ def measure(name):
     return result
 
 
-@pytest.mark.parametrize("name", registry.list_models())
+@pytest.mark.parametrize("name", [*registry.list_models(), *VARIANTS])
 def test_agrees_with_the_reference(name):
     path = GOLDEN / f"{name}.npz"
     assert path.exists(), f"{path.name} is missing: run python -m tests.test_parity"
@@ -92,6 +94,6 @@ def test_agrees_with_the_reference(name):
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for model_name in registry.list_models():
+    for model_name in [*registry.list_models(), *VARIANTS]:
         np.savez_compressed(GOLDEN / f"{model_name}.npz", **measure(model_name))
         print(model_name)

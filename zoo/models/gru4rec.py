@@ -104,11 +104,15 @@ class GRU4Rec(SequentialRecommender):
         return {f"state_{i}": np.zeros((size, layer.units), np.float32) for i, layer in enumerate(self.recurrent)}
 
     def extend(self, inputs: dict[str, Any], cache: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """States (B, M, D) after the events `item` (B, M) at `position` (B, M), and the cache after the last one."""
+        """States (B, M, D) after the events `item` (B, M) at `position` (B, M), and the cache after the last one.
+
+        With `query_action` the cache is that before the last event, which has to be given again with the next one: only
+        then is it known by what it was followed.
+        """
         x, cache = self._embed(inputs), dict(cache)
         keep = ops.greater(inputs["position"], 0)
         real = ops.sum(ops.cast(ops.not_equal(inputs["item"], PAD), "int32"), axis=1)
-        last = ops.maximum(real - 1, 0)[:, None, None]
+        last = ops.maximum(real - (2 if self.config.query_action else 1), 0)[:, None, None]
         for i, layer in enumerate(self.recurrent):
             x = layer(x, keep, cache[f"state_{i}"])
             cache[f"state_{i}"] = ops.take_along_axis(x, last, axis=1)[:, 0]
