@@ -50,7 +50,8 @@ class SelfAttention(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.query = keras.layers.Dense(dim, name="query")
-        self.key_value = keras.layers.Dense(2 * dim, name="key_value")
+        # A bias of the keys would shift a query's logits alike, one of the values is the output's: neither is needed.
+        self.key_value = keras.layers.Dense(2 * dim, use_bias=False, name="key_value")
         self.output_dense = keras.layers.Dense(dim, name="output")
         self.drop = keras.layers.Dropout(dropout)
 
