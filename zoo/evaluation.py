@@ -39,7 +39,8 @@ class Evaluation:
         metrics: means over users, by names such as `ndcg@10`.
         intervals: [low, high], 95 % bootstrap intervals over users; coverage has none.
         gaps: what each metric of accuracy would gain if ties counted for the target instead of against it.
-        slices: metrics of accuracy of some targets alone, with the number of `users` and `targets`.
+        slices: metrics of accuracy of some targets alone, with the number of `users` and `targets`; where targets are
+            of several actions, of each as `action NAME`.
         counts: users, targets, and what was special about them.
         ranks: a row per target, as saved in ranks.npz: `user` (n,) tokens, `offsets` (n + 1,), `target` (T,) tokens and
             `rank` (T,), a position in the user's list from 1, or `metrics.MISS`. Where targets were ranked one by one
@@ -111,6 +112,7 @@ def evaluate(
         "repeat_targets": repeat,
         "new_targets": ~repeat,
     }
+    chosen |= _by_action(targets, catalogue)
     slices = {name: _slice(mask, worst, offsets, owner, cuts) for name, mask in chosen.items()}
     ranks = {"user": targets.user, "offsets": offsets, "target": targets.item, "rank": worst.astype(np.int32)}
     users = int(owner[-1]) + 1
@@ -144,7 +146,18 @@ def _distinct(targets: Histories, num_items: int) -> Histories:
         return targets
     first.sort()
     offsets = np.searchsorted(first, targets.offsets)
-    return Histories(targets.user, offsets, targets.item[first])
+    columns = {name: column[first] for name, column in targets.columns.items()}
+    return Histories(targets.user, offsets, targets.item[first], columns=columns)
+
+
+def _by_action(targets: Histories, catalogue: Catalogue) -> dict[str, np.ndarray]:
+    """Which targets (T,) are of which action; empty where all are of one."""
+    action = targets.columns.get("action", np.zeros(0))
+    there = [token for token in np.unique(action).tolist() if token >= NUM_SPECIALS]
+    names = catalogue.actions.decode(np.array(there, np.int64))
+    return (
+        {f"action {name}": action == token for name, token in zip(names, there, strict=True)} if len(there) > 1 else {}
+    )
 
 
 # ---------------------------------------------------------------------------------------- the pass over the users

@@ -136,7 +136,9 @@ def _one_by_one(histories: Histories, target: np.ndarray) -> tuple[Prefixes, His
     query_time = None if histories.timestamp is None else histories.timestamp[event]
     query_action = histories.columns["action"][event] if "action" in histories.columns else None
     prefixes = Prefixes(histories, owner, event - histories.offsets[owner], query_time, query_action)
-    return prefixes, Histories(histories.user[owner], np.arange(len(event) + 1), histories.item[event])
+    columns = {name: column[event] for name, column in histories.columns.items()}
+    targets = Histories(histories.user[owner], np.arange(len(event) + 1), histories.item[event], columns=columns)
+    return prefixes, targets
 
 
 def _first(targets: Histories, column: np.ndarray | None) -> np.ndarray | None:
