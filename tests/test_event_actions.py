@@ -375,7 +375,7 @@ def test_all_their_weights_are_trained(name):
 def test_a_log_without_actions_is_refused(flag):
     with pytest.raises(DataError, match=f"no actions, which model.{flag} needs"):
         model_of("sasrec", flag, actions=())
-    with pytest.raises(DataError, match=r"model.action_order=look,take: the events are view, cart, buy, remove"):
+    with pytest.raises(DataError, match=r"model.action_order=look,take: .* they have view, cart, buy, remove"):
         model_of("sasrec", flag, "action_order=look,take")
 
 
@@ -547,6 +547,13 @@ def test_the_command_line_says_what_is_asked_for(tmp_path, monkeypatch, capsys):
     assert lists[None] == lists["view"] != lists["buy"]
     code, _, error = run_main(capsys, "compute_predictions", "--run-dir", "run", "--override", "predict.action=bought")
     assert code == 2 and "predict.action=bought: no such action; the model knows view, cart, buy, remove" in error
+
+    item = next(iter(json.loads(lists["buy"]).values()))[0][0]
+    (tmp_path / "new.csv").write_text(f"user,item\nsomebody,{item}\n")
+    people = ["compute_predictions", "--run-dir", "run", "--override"]
+    code, _, error = run_main(capsys, *people, "predict.histories=new.csv")
+    assert code == 2 and "predict.action: these events have no known action; say which of view, cart, buy" in error
+    assert not run_main(capsys, *people, "predict.histories=new.csv,predict.action=cart")[0]
 
     only = ["--run-dir", "buys", "--override", f"{flags},target_actions=buy"]
     code, output, _ = run_main(capsys, "train_validation_model", *options[:-2], *only)

@@ -36,7 +36,7 @@ def ask(
 
     Raises:
         DataError: there are no times, or none that users have in common and a date.
-        ConfigError: an action that the model does not know, or is not told.
+        ConfigError: an action that the model does not know, or is not told, or none where the events have none.
     """
     if told_time(model):
         histories = _at(histories, dataset, predict.time)
@@ -74,7 +74,10 @@ def _for(histories: Histories, catalogue: Catalogue, action: str | None) -> Hist
     note = ""
     if action is None:
         done = histories.columns.get("action", np.zeros(0, np.int16))
-        action = names[np.bincount(done, minlength=catalogue.actions.size)[NUM_SPECIALS:].argmax()]
+        counts = np.bincount(done, minlength=catalogue.actions.size)[NUM_SPECIALS:]
+        if not counts.any():
+            raise ConfigError(f"predict.action: these events have no known action; say which of {', '.join(names)}")
+        action = names[int(counts.argmax())]
         note = f", the most frequent action; predict.action asks for another of {', '.join(names)}"
     print(f"asked for {action}{note}")
     token = NUM_SPECIALS + names.index(action)

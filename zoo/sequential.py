@@ -184,5 +184,6 @@ def _names_of_actions(config: SequentialConfig, catalogue: Catalogue) -> list[st
         flag = "use_actions" if config.use_actions else "query_action"
         raise DataError(f"the events have no actions, which model.{flag}=true needs; set it to false")
     if config.action_order and not set(config.action_order) & set(names):
-        raise DataError(f"model.action_order={','.join(config.action_order)}: the events are {', '.join(names)}")
+        order = ",".join(config.action_order)
+        raise DataError(f"model.action_order={order}: the data have none of these actions; they have {', '.join(names)}")
     return names

@@ -175,10 +175,12 @@ def prepare_as(split: Split, catalogue: Catalogue) -> Prepared:
 
 
 def _prepared(split: Split, catalogue: Catalogue, user_token: np.ndarray, item_token: np.ndarray) -> Prepared:
-    names = split.dataset.labels.get("action")
     action_token = None
-    if names is not None:  # as narrow as the codes they come from: there is one for every event
-        action_token = catalogue.actions.encode(np.array(names, dtype=object)).astype(np.int16)
+    if "action" in split.dataset.events.columns:
+        names = np.array(split.dataset.labels["action"], dtype=object)
+        action_token = catalogue.actions.encode(names).astype(
+            np.int16
+        )  # there is one for every event: as narrow as codes
     train = split.events(splits.TRAIN)
     rows = np.flatnonzero(np.bincount(train.user, minlength=len(split.dataset.users)))
     histories = Histories.from_events(train, rows, user_token, item_token, action_token)
@@ -187,7 +189,7 @@ def _prepared(split: Split, catalogue: Catalogue, user_token: np.ndarray, item_t
 
 def _trained_labels(dataset: Dataset, train: Events) -> dict[str, tuple[str, ...]]:
     """The names behind coded columns, without those of actions that do not occur in `train`."""
-    if "action" not in dataset.labels:
+    if "action" not in train.columns:
         return dataset.labels
     there = np.bincount(train.columns["action"], minlength=len(dataset.labels["action"]))
     names = tuple(name for name, count in zip(dataset.labels["action"], there, strict=True) if count)
