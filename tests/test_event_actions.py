@@ -14,6 +14,7 @@ import main
 from config import DataConfig, EvaluateConfig, RunConfig, SampleConfig, SplitConfig, TrainConfig, override
 from tests.test_parity import set_numpy_weights
 from zoo import backends, evaluation, registry
+from zoo.audit import audit
 from zoo.data import cleaning, sources, splits
 from zoo.data.catalogue import Catalogue, prepare, prepare_as
 from zoo.data.dataset import DataError, Dataset, Entities, Events
@@ -457,6 +458,27 @@ def test_targets_of_each_action_are_measured_on_their_own(targets):
     assert not [name for name in found if name.startswith("action")]  # all are of one
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(("tie", "share"), [("cart before the target", 1.0), ("view after it", 0.0)])
+def test_ties_of_time_matter_where_they_touch_the_target(tie, share):
+    split = splits.split(shop([[2, 2, 1, 2, 0]] * 3), SplitConfig(target_actions=("buy",)))
+    order = np.array([0, 1, 2, 2, 3] if tie == "cart before the target" else [0, 1, 2, 3, 3])
+    events = dataclasses.replace(split.dataset.events, timestamp=np.tile(order, 3))
+    split = dataclasses.replace(split, dataset=dataclasses.replace(split.dataset, events=events))
+    prepared = prepare(split)
+    model = most_popular(prepared)
+    result = evaluation.evaluate(model, *prepared.cases("test"), prepared.catalogue, EvaluateConfig(bootstrap=0))
+    found = audit(prepared, "test", EvaluateConfig(), result)
+    assert found["last_two_tie"] == share and found["target_actions"] == {"buy": 3}
+
+
+def most_popular(prepared):
+    spec = registry.get("most_popular")
+    model = spec.model(spec.preset("base").model, prepared.catalogue)
+    model.fit(prepared.train)
+    return model
+
+
 # -------------------------------------------------------------------------------------------------- weights of the loss
 
 WEIGHTS = {"view": 0.5, "cart": 2.0, "buy": 5.0, "remove": 0.0}
@@ -531,9 +553,9 @@ def test_the_command_line_says_what_is_asked_for(tmp_path, monkeypatch, capsys):
     assert (
         not code and "query action used" in output and "warning: the model is told the action of the target" in output
     )
-    audit = json.loads((tmp_path / "run" / "metrics.json").read_text())["audit"]
-    assert audit["query_action"] is True and sum(audit["target_actions"].values()) == audit["targets"]
-    assert set(audit["target_actions"]) <= set(ACTIONS) and len(audit["target_actions"]) > 1
+    audited = json.loads((tmp_path / "run" / "metrics.json").read_text())["audit"]
+    assert audited["query_action"] is True and sum(audited["target_actions"].values()) == audited["targets"]
+    assert set(audited["target_actions"]) <= set(ACTIONS) and len(audited["target_actions"]) > 1
 
     lists = {}
     for action in (None, "view", "buy"):
@@ -558,8 +580,8 @@ def test_the_command_line_says_what_is_asked_for(tmp_path, monkeypatch, capsys):
     only = ["--run-dir", "buys", "--override", f"{flags},target_actions=buy"]
     code, output, _ = run_main(capsys, "train_validation_model", *options[:-2], *only)
     assert not code and "query action used" in output and "told the action" not in output  # all are asked the same
-    audit = json.loads((tmp_path / "buys" / "metrics.json").read_text())["audit"]
-    assert set(audit["target_actions"]) == {"buy"}
+    audited = json.loads((tmp_path / "buys" / "metrics.json").read_text())["audit"]
+    assert set(audited["target_actions"]) == {"buy"}
 
 
 @pytest.mark.once

@@ -9,7 +9,6 @@ import numpy as np
 from config import EvaluateConfig
 from zoo.data import splits
 from zoo.data.catalogue import Prepared
-from zoo.data.dataset import Events
 from zoo.data.vocabulary import NUM_SPECIALS
 from zoo.evaluation import Evaluation
 
@@ -61,7 +60,7 @@ def audit(
         "tie_gap": evaluation.gaps,
         "clock": dataset.clock,
         "equal_timestamps": "in the order of the file",
-        **_ties(dataset.events, split.users(part)),
+        **_ties(split, part),
         **_timeline(split, part),
         "target_actions": _actions_of(split, part),
         "query_time": query_time,
@@ -72,10 +71,13 @@ def audit(
     return result | {"warnings": _warnings(result, evaluation)}
 
 
-def _ties(events: Events, users: np.ndarray) -> dict[str, float | None]:
-    """Equal timestamps within users."""
-    if events.timestamp is None:
+def _ties(split: splits.Split, part: Literal["validation", "test"]) -> dict[str, float | None]:
+    """Equal timestamps within users, of the events that the split has not left out."""
+    if split.dataset.events.timestamp is None:
         return {"timestamp_ties": None, "last_two_tie": None}
+    events, users = split.dataset.events, split.users(part)
+    if split.count(splits.DROPPED):
+        events = events.take(split.part != splits.DROPPED)
     follows = events.user[1:] == events.user[:-1]  # event i + 1 is of the same user as event i
     ties = follows & (events.timestamp[1:] == events.timestamp[:-1])
     last = np.append(events.user[1:] != events.user[:-1], True)[1:]
