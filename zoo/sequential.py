@@ -61,10 +61,6 @@ class SequentialRecommender(Recommender):
     event, the action of the next one, and at the end the action that is asked for: what they will look at next is not
     what they will buy next.
 
-    Attributes:
-        item_id: the table of items that states are compared with.
-        input_id: that of the items that are read; the same, unless a subclass makes another.
-
     Raises:
         DataError: the model is to see actions, and the training data have none.
     """
@@ -78,7 +74,6 @@ class SequentialRecommender(Recommender):
         # Small, so that the first guess is uniform and Adam's steps of fixed size soon outweigh the start.
         start = keras.initializers.RandomNormal(stddev=0.02)
         self.item_id = IdEmbedding(items.trained_size, config.embedding_dim, initializer=start, name="item_id")
-        self.input_id = self.item_id
         self.action_id = self.query_id = None
         if config.use_actions or config.query_action:
             names = _names_of_actions(config, catalogue)
@@ -94,9 +89,13 @@ class SequentialRecommender(Recommender):
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """(R, L, D) the state after each event."""
 
-    def embed_events(self, inputs: dict[str, Any], scale: float = 1.0) -> Any:
-        """(R, L, D) what is read of each event: its item, times `scale`, its action, and the one that is asked for."""
-        x = self.input_id(inputs["item"])
+    def embed_events(self, inputs: dict[str, Any], scale: float = 1.0, table: Any = None) -> Any:
+        """(R, L, D) what is read of each event, times `scale`: its item, its action, and the one that is asked for.
+
+        Args:
+            table: of the items that are read; None: that of the items which states are compared with.
+        """
+        x = (self.item_id if table is None else table)(inputs["item"])
         if self.action_id is not None:
             x = x + self.action_id(inputs["action"])
         if self.query_id is not None:

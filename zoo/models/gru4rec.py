@@ -68,6 +68,7 @@ class GRU4Rec(SequentialRecommender):
         super().__init__(config, catalogue, **{"name": "gru4rec", **kwargs})
         dim = config.embedding_dim
         units = config.units or dim
+        self.input_id = self.item_id
         if not config.constrained_embedding:
             start = keras.initializers.RandomNormal(stddev=0.02)
             self.input_id = IdEmbedding(catalogue.items.trained_size, dim, initializer=start, name="input_id")
@@ -119,7 +120,8 @@ class GRU4Rec(SequentialRecommender):
         return x if self.project is None else self.project(x), cache
 
     def _embed(self, inputs: dict[str, Any]) -> Any:
-        return self.embed_events(inputs, self.config.embedding_dim**0.5 if self.config.training == "sequence" else 1.0)
+        scale = self.config.embedding_dim**0.5 if self.config.training == "sequence" else 1.0
+        return self.embed_events(inputs, scale, self.input_id)
 
 
 def loader(histories: Histories, catalogue: Catalogue, config: RunConfig) -> Loader:
