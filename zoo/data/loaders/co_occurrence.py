@@ -62,7 +62,7 @@ class CoOccurrenceLoader(Loader):
         anchor, positive = self.pairs.item[first], self.pairs.item[second]
         x = {"history": anchor[:, None]}
         if self._known is not None:
-            x["known"] = self._known.among(group, np.concatenate([anchor, positive]))
+            x["known"] = self._known.among(group.astype(np.int32), np.concatenate([anchor, positive]))
         weight = np.sqrt(self.pairs.weight[first] * self.pairs.weight[second]) * (anchor != positive)
         return x, positive, (weight * real).astype(np.float32)
 
@@ -142,26 +142,37 @@ def together(
     """
     row, weight = histories.row_of_event, event_weights(histories)
     session, basket = sessions(row, timestamp, session_gap), sessions(row, timestamp, 0)
-    if pairs_from == "both":
-        # Its pairs are those of the session, once is enough.
-        whole = np.bincount(session)[session] == np.bincount(basket)[basket] if len(row) else np.zeros(0, bool)
-        part = np.flatnonzero(~whole)
-        event = np.concatenate([np.arange(len(row)), part])
-        group = np.concatenate([session, basket[part] + (session[-1] + 1 if len(row) else 0)])
-    else:
-        event, group = np.arange(len(row)), basket if pairs_from == "baskets" else session
-    event, group = event[weight[event] > 0], group[weight[event] > 0]
-    order = np.lexsort((-weight[event], histories.item[event], group, row[event]))
-    event, group = event[order], group[order]
-    new_group = np.diff(group, prepend=-1) != 0
-    kept = new_group | (np.diff(histories.item[event], prepend=-1) != 0)  # an item once a group: the weightiest
-    event, starts = event[kept], np.flatnonzero(new_group[kept])
-    starts = np.append(starts, len(event)).astype(np.int64)
-    ends = np.repeat(starts[1:], np.diff(starts))
-    partners = ends - 1 - np.arange(len(event))
-    return Pairs(
-        histories.item[event], weight[event], partners, starts, row[event[starts[:-1]]], group_pairs, user_pairs
-    )
+    counts = weight > 0
+    parts = []
+    if pairs_from != "baskets":
+        parts.append(_distinct(histories.item, weight, session, counts))
+    if pairs_from == "both":  # the pairs of a basket that is a whole session are those of the session
+        counts &= np.bincount(session)[session] != np.bincount(basket)[basket] if len(row) else False
+    if pairs_from != "sessions":
+        parts.append(_distinct(histories.item, weight, basket, counts))
+    event, weight, first = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    owner = row[event]
+    if len(parts) > 1:
+        order = np.argsort(owner, kind="stable")  # a user's sessions, then his baskets
+        event, weight, first, owner = event[order], weight[order], first[order], owner[order]
+    starts = np.append(np.flatnonzero(first), len(event)).astype(np.int64)
+    partners = np.repeat(starts[1:], np.diff(starts)) - 1 - np.arange(len(event))
+    return Pairs(histories.item[event], weight, partners, starts, owner[starts[:-1]], group_pairs, user_pairs)
+
+
+def _distinct(
+    item: np.ndarray, weight: np.ndarray, group: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An event of each item of each group, group after group; the item's largest weight there; and whether it is the
+    first of its group. Only events that count are looked at."""
+    event = np.flatnonzero(counts)
+    key = group[event] * (int(item.max(initial=0)) + 1) + item[event]
+    order = np.argsort(key, kind="stable")
+    key, event = key[order], event[order]
+    new = np.flatnonzero(np.diff(key, prepend=-1))
+    heaviest = np.maximum.reduceat(weight[event], new) if len(new) else weight[:0]
+    event = event[new]
+    return event, heaviest, np.diff(group[event], prepend=-1) != 0
 
 
 def neighbours(histories: Histories, window: int, user_pairs: int) -> Pairs:
