@@ -184,7 +184,11 @@ class AtlasConfig(Section):
     """plot_item_atlas: the map of items."""
 
     projection: Literal["umap", "tsne"] = "umap"
-    fit_items: int = Field(20_000, ge=50, description="items that the map is fitted on; others are put beside these")
+    fit_items: int | None = Field(
+        None,
+        ge=50,
+        description="items that the map is fitted on, others are put beside these; null: 20,000, tsne 5,000",
+    )
     color_by: str | None = Field(None, description="column of item features that colours; null: category, or the like")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,8 @@ COLOURING = ("category", "categories", "genre", "genres", "subcategory", "depart
 MAX_GROUPS = 18  # colours that can be told apart; the rest is one group
 NUMBER_GROUPS = 8  # of a number: as many items in each
 LOOKED_AT = 5  # nearest items whose colour is compared
+FIT_ITEMS = {"umap": 20_000, "tsne": 5_000}  # what takes a few minutes at most
+UNKNOWN_COLOR = "#c7cdd4"
 DRAWN = 100_000  # points of a figure: more are too small to see
 
 
@@ -100,10 +103,11 @@ def chart(
     """Where the items lie, what is known of them, and how they are coloured. Arguments as in `draw`."""
     tokens = np.flatnonzero((vectors != 0).any(axis=1))
     tokens = np.random.default_rng(seed).permutation(tokens[tokens >= NUM_SPECIALS])
-    columns = _columns(catalogue, dataset, tokens)
+    columns, first_labels = _columns(catalogue, dataset, tokens)
     color_by = _color_by(columns, config.color_by)
-    group, groups, colors = _grouped(columns[color_by])
-    projection = project(vectors[tokens], config.projection, config.fit_items, seed)
+    group, groups, colors = _grouped(first_labels.get(color_by, columns[color_by]))
+    fit_items = config.fit_items or FIT_ITEMS[config.projection]
+    projection = project(vectors[tokens], config.projection, fit_items, seed)
     method = {"umap": "UMAP", "tsne": "t-SNE"}[config.projection]
     notes = [
         f"Items with similar vectors in {model} lie together ({method}); how far groups lie apart says little.",
@@ -119,33 +123,35 @@ def chart(
     return Atlas(title, tuple(notes), ids, projection.flat, projection.solid, columns, color_by, group, groups, colors)
 
 
-def _columns(catalogue: Catalogue, dataset: Dataset, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """What is known of the items, a column each: their features as they came in, and how often they were trained on."""
+def _columns(
+    catalogue: Catalogue, dataset: Dataset, tokens: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What is known of the items, a column each: their features as they came in, and how often they were trained on;
+    and of columns with several labels an item, the first one."""
     found = catalogue.items.encode(dataset.items.ids)
     row = np.full(catalogue.items.size, -1)
     row[found] = np.arange(len(found))
     row[UNKNOWN] = -1
     rows = row[tokens]
     columns: dict[str, np.ndarray] = {}
+    first_labels: dict[str, np.ndarray] = {}
     for name, values in dataset.items.columns.items():
         if values.ndim > 1:  # codes of a text say nothing to a person
             continue
         if values.dtype.kind in "fiub":
             columns[name] = np.where(rows < 0, np.nan, values.astype(np.float64)[rows])
         else:
-            columns[name] = _texts(values[rows], rows < 0)
+            own = [None if lost else value for value, lost in zip(values[rows].tolist(), rows < 0, strict=True)]
+            columns[name] = _texts(", ".join(map(str, v)) if isinstance(v, list) else v for v in own)
+            if any(isinstance(value, list) for value in own):
+                first_labels[name] = _texts(v[0] if isinstance(v, list) and v else v or None for v in own)
     columns[POPULARITY] = catalogue.item_counts[tokens].astype(np.float64)
-    return columns
+    return columns, first_labels
 
 
-def _texts(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """(n,) text or None of categories, or of lists of labels."""
-    texts = [", ".join(map(str, value)) if isinstance(value, list) else value for value in values.tolist()]
-    known = [
-        None if lost or text is None or text == "" else str(text)
-        for text, lost in zip(texts, missing.tolist(), strict=True)
-    ]
-    return np.array([*known, None], object)[:-1]
+def _texts(values: Iterable[Any]) -> np.ndarray:
+    """(n,) object: each value as a text, None where there is none."""
+    return np.array([*(None if value is None or value == "" else str(value) for value in values), None], object)[:-1]
 
 
 def _color_by(columns: dict[str, np.ndarray], wanted: str | None) -> str:
@@ -156,7 +162,7 @@ def _color_by(columns: dict[str, np.ndarray], wanted: str | None) -> str:
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(columns)}"
             raise ConfigError(f"atlas.color_by={wanted}: items have no such column; {hint}")
         return wanted
-    texts = {name: pd.unique(values[values != None]).size for name, values in columns.items() if values.dtype == object}  # noqa: E711
+    texts = {name: pd.Series(values).nunique() for name, values in columns.items() if values.dtype == object}
     named = sorted(
         (name for name in texts if name.lower() in COLOURING), key=lambda name: COLOURING.index(name.lower())
     )
@@ -165,11 +171,10 @@ def _color_by(columns: dict[str, np.ndarray], wanted: str | None) -> str:
 
 
 def _grouped(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """(n,) uint8 group of each value, the groups' names, and their colours; of several labels the first counts."""
+    """(n,) uint8 group of each value, the groups' names, and their colours."""
     if values.dtype != object:
         return _grouped_numbers(values)
-    first = [None if value is None else value.split(", ")[0] for value in values.tolist()]
-    code, names = pd.factorize(np.array([*first, None], object)[:-1])
+    code, names = pd.factorize(values)
     counts = np.bincount(code[code >= 0], minlength=len(names))
     order = np.argsort(-counts, kind="stable")
     kept = order[:MAX_GROUPS]
@@ -184,7 +189,7 @@ def _grouped(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], tuple[str
     if (code < 0).any():
         group_of[-1] = len(groups)
         groups.append("unknown")
-        colors.append(style.GRID)
+        colors.append(UNKNOWN_COLOR)
     return group_of[code].astype(np.uint8), tuple(groups), tuple(colors)
 
 
@@ -195,15 +200,17 @@ def _told_apart(count: int) -> list[int]:
 
 def _grouped_numbers(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
     known = np.isfinite(values)
-    cuts = np.unique(np.quantile(values[known], np.linspace(0, 1, NUMBER_GROUPS + 1))) if known.any() else np.zeros(1)
-    inner = cuts[1:-1]
-    group = np.where(known, np.searchsorted(inner, np.where(known, values, 0), "right"), len(inner) + 1)
-    edges = [cuts[0], *inner, cuts[-1]]
-    groups = [f"{low:.6g} – {high:.6g}" for low, high in itertools.pairwise(edges)]
+    distinct = np.unique(values[known])
+    if len(distinct) <= NUMBER_GROUPS:
+        lows, groups = distinct, [f"{value:.6g}" for value in distinct]
+    else:
+        cuts = np.unique(np.quantile(values[known], np.linspace(0, 1, NUMBER_GROUPS + 1)))
+        lows, groups = cuts[:-1], [f"{low:.6g} – {high:.6g}" for low, high in itertools.pairwise(cuts)]
+    group = np.where(known, np.searchsorted(lows[1:], np.where(known, values, 0), "right"), len(groups))
     colors = [to_hex(colormaps["viridis"](share)) for share in np.linspace(0, 0.95, len(groups))]
     if not known.all():
         groups.append("unknown")
-        colors.append(style.GRID)
+        colors.append(UNKNOWN_COLOR)
     return group.astype(np.uint8), tuple(groups), tuple(colors)
 
 

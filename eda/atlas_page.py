@@ -81,7 +81,7 @@ def payload(atlas: Atlas) -> bytes:
         data += b"\0" * (-len(data) % 8)
         body.append(data)
         size += len(data)
-    text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
+    text = json.dumps(header, allow_nan=False).encode()
     text += b" " * (-(4 + len(text)) % 8)
     packed = struct.pack("<I", len(text)) + text + b"".join(body)
     return gzip.compress(packed, compresslevel=6, mtime=0)  # no time: the same map is the same file

@@ -190,6 +190,15 @@ def test_a_number_colours_by_shares():
     assert np.all(np.diff([made.columns["price"][made.group == g].mean() for g in range(atlas.NUMBER_GROUPS)]) > 0)
 
 
+def test_a_number_of_few_values_colours_by_value_and_a_comma_divides_no_category():
+    vectors, catalogue, dataset, _ = shop(new=np.arange(60) % 2.0, kind=texts(["home, garden", "home, kitchen"] * 30))
+    assert chart(vectors, catalogue, dataset, color_by="new").groups == ("0", "1")
+    assert set(chart(vectors, catalogue, dataset, color_by="kind").groups) == {"home, garden", "home, kitchen"}
+    same = shop(one=np.full(60, 5.0), none=np.full(60, np.nan))
+    assert chart(*same, color_by="one").groups == ("5",)
+    assert chart(*same, color_by="none").groups == ("unknown",)
+
+
 def test_what_colours():
     vectors, catalogue, dataset, _ = shop(tags=texts([["b", "a"], ["a"]] * 30), codes=np.zeros((60, 3), np.int64))
     assert chart(vectors, catalogue, dataset).color_by == "category"

@@ -174,6 +174,11 @@ def test_either_item_of_a_pair_is_the_anchor():
     assert 16 < np.count_nonzero(x["history"] == 3) < 48
 
 
+def test_items_without_company_are_counted(capsys):
+    assert loader(log([[(0, 3), (1, 4), (90, 5)], [(0, 6)]])).pairs.paired_items.tolist() == [3, 4]
+    assert capsys.readouterr().out == "10 of 12 items occur with no other; nothing is learned of them\n"
+
+
 def test_a_user_of_fifty_thousand_events_is_drawn_from_at_once():
     events = [(0.001 * i, NUM_SPECIALS + i % ITEMS) for i in range(50_000)]
     batches = loader(log([events]), group_pairs=30)

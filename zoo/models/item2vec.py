@@ -47,8 +47,8 @@ class Item2Vec(Recommender):
     score(a, b) is the cosine of the items' vectors. The loss is the mean of both directions, from the anchor to the
     positive and back; negatives that are the anchor or the positive themselves, or occurred with them in the same
     session, are left out. A user's vector is the mean of the vectors of his last events, halved every `half_life`
-    events, and his score of an item is a cosine, too. An item in no pair keeps its random start, an untrained one is
-    a zero vector.
+    events, and his score of an item is a cosine, too. An item in no pair keeps its random start (training says
+    how many there are), an untrained one is a zero vector.
 
     What it learns is which items occur together more often than their popularity explains: that is what makes it an
     item-to-item recommender and a start for other models' item tables (`train.initial_items`), and why popularity is

@@ -46,6 +46,11 @@ class CoOccurrenceLoader(Loader):
         else:
             caps = (model.group_pairs, model.user_pairs)
             self.pairs = together(histories, histories.timestamp, config.data.session_gap, model.pairs_from, *caps)
+        lonely = catalogue.items.num_trained - len(self.pairs.paired_items)
+        if lonely:
+            print(
+                f"{lonely:,} of {catalogue.items.num_trained:,} items occur with no other; nothing is learned of them"
+            )
         self._known = None
         if model.mask_known:
             groups = np.arange(len(self.pairs.starts) - 1, dtype=np.int32)
@@ -109,6 +114,11 @@ class Pairs:
     def num_examples(self) -> int:
         """Pairs of one epoch."""
         return int(self.examples_before[-1])
+
+    @property
+    def paired_items(self) -> np.ndarray:
+        """Tokens of the items that are in a group with another event."""
+        return np.unique(self.item[np.repeat(self.sizes > 0, np.diff(self.starts))])
 
     def draw(self, examples: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(B,) the two events of each example, and their group.
