@@ -57,13 +57,20 @@ def gbce(
         calibration: t in [0, 1]; 0 is plain binary cross-entropy over 1 + N items, 1 makes beta = alpha.
         excluded: (B, N) bool, negatives that are none.
     """
-    count = negative.shape[1]
-    rate = count / max(num_items - 1, 1)
-    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    count = ops.shape(negative)[1]
+    beta = gbce_power(count, num_items, calibration)
     against = ops.softplus(negative)  # -log(1 - sigmoid)
     if excluded is not None:
         against = ops.where(excluded, 0.0, against)
-    return weighted_mean((beta * ops.softplus(-positive) + ops.sum(against, axis=1)) / (count + 1), weights)
+    return weighted_mean(
+        (beta * ops.softplus(-positive) + ops.sum(against, axis=1)) / (ops.cast(count, "float32") + 1), weights
+    )
+
+
+def gbce_power(num_negatives: Any, num_items: int, calibration: float) -> Any:
+    """beta of `gbce`, a scalar. `num_negatives` may be a tensor: TensorFlow need not know it while it traces."""
+    rate = ops.cast(num_negatives, "float32") / max(num_items - 1, 1)
+    return rate * (calibration * (1 - 1 / rate) + 1 / rate)
 
 
 def sampled_softmax(

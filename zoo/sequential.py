@@ -17,6 +17,7 @@ from zoo import losses
 from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.loaders.sequences import NextItemLoader
+from zoo.data.vocabulary import NUM_SPECIALS
 from zoo.layers.embedding import ActionEmbedding, IdEmbedding
 from zoo.layers.normalize import l2_normalize
 from zoo.recommender import Recommender
@@ -42,10 +43,11 @@ class SequentialConfig(ModelConfig):
     temperature: float = Field(0.05, gt=0, description="cosine: divides the scores")
     item_bias: bool = Field(False, description="learn how popular each item is, as one more coordinate")
     # The loss.
-    loss: Literal["softmax", "sampled_softmax", "gbce", "bce", "bpr", "bpr_max", "top1_max"] = "softmax"
+    loss: Literal["softmax", "sampled_softmax", "sce", "gbce", "bce", "bpr", "bpr_max", "top1_max"] = "softmax"
     num_negatives: int = Field(256, ge=1)
     share_negatives: bool = Field(True, description="the same negatives for all events of a batch")
     popularity_power: float = Field(0.0, ge=0, description="negatives drawn as popularity^power; 0: uniform")
+    bucket_items: int = Field(256, ge=1, description="sce: candidates in a bucket")
     calibration: float = Field(0.75, ge=0, le=1, description="gbce: t; 0 is plain bce, 1 fully calibrated")
     elu: float = Field(0.0, ge=0, description="bpr_max: alpha of the ELU that scores go through; 0: none")
     score_penalty: float = Field(1.0, ge=0, description="bpr_max: on squared scores of the negatives")
@@ -144,6 +146,10 @@ class SequentialRecommender(Recommender):
             return losses.softmax_cross_entropy(
                 y_pred, self._compared(self.item_id.rows(), None), labels, weights, bias
             )
+        if config.loss == "sce":
+            table = self._compared(self.item_id.rows(), None if self.bias_id is None else self.bias_id.rows())
+            noise, size = ops.transpose(x["noise"]), min(config.bucket_items, table.shape[0] - NUM_SPECIALS)
+            return losses.scalable_cross_entropy(y_pred, table, labels, weights, noise, noise.shape[0], size)
         positive = ops.cast(ops.sum(y_pred * self.embed_items(labels), axis=-1), "float32")  # (T,)
         tokens = x["negatives"] if config.share_negatives else ops.reshape(x["negatives"], (-1, config.num_negatives))
         vectors = self.embed_items(tokens)
@@ -169,7 +175,11 @@ class SequentialRecommender(Recommender):
             return losses.top1_max(positive, negative, weights, excluded)
         calibration = config.calibration if config.loss == "gbce" else 0.0
         num_items = self.catalogue.items.num_trained
-        return losses.gbce(positive, negative, weights, num_items, calibration, excluded)
+        # Of so many pairs few are positive. A constant says so from the start, and changes no order; else all vectors
+        # first grow a common part that says it, which drowns what tells them apart: training may never recover.
+        count = ops.shape(negative)[1]
+        prior = ops.log(losses.gbce_power(count, num_items, calibration) / ops.cast(count, "float32"))
+        return losses.gbce(positive + prior, negative + prior, weights, num_items, calibration, excluded)
 
 
 def _names_of_actions(config: SequentialConfig, catalogue: Catalogue) -> list[str]:
@@ -184,5 +194,7 @@ def _names_of_actions(config: SequentialConfig, catalogue: Catalogue) -> list[st
         raise DataError(f"the events have no actions, which model.{flag}=true needs; set it to false")
     if config.action_order and not set(config.action_order) & set(names):
         order = ",".join(config.action_order)
-        raise DataError(f"model.action_order={order}: the data have none of these; they have {', '.join(names)}")
+        raise DataError(
+            f"model.action_order={order}: the data have none of these; they have {', '.join(names)}"
+        )
     return names

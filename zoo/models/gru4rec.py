@@ -42,6 +42,8 @@ class GRU4RecConfig(SequentialConfig):
     def _consistent(self) -> GRU4RecConfig:
         if self.training == "session_parallel" and not self.share_negatives:
             raise ValueError("training=session_parallel shares its negatives; leave share_negatives=true")
+        if self.training == "session_parallel" and self.loss == "sce":
+            raise ValueError("training=session_parallel has batches too small for loss=sce; take another loss")
         return self
 
 

@@ -57,7 +57,7 @@ class SequenceLoader(Loader):
         self._begins = begins[worth]
         self._weights = histories.columns.get("weight")
         self._sampler = None
-        if model.loss != "softmax":
+        if model.loss not in ("softmax", "sce"):
             self._sampler = NegativeSampler(histories, catalogue, model.popularity_power)
         self.packing = pack(lengths[worth], model.max_length)
         share = self.packing.num_rows / max(len(self._begins), 1)
@@ -95,6 +95,7 @@ class SequenceLoader(Loader):
             x["negatives"]          (N,) int32, or (..., N) with `model.share_negatives=false`
             x["negatives_log_q"]    the same shape, float32 log-probability of each under the sampler
             x["log_q"]              the shape of `event`, float32, the same of the positives
+            x["noise"]              (D or D + 1, n) float32 of `scalable_cross_entropy`, transposed, n = 2 sqrt(slots)
 
             y int32 items, PAD where there is none, and weight float32, column `weight` of the event; 0 where it is no
             trained item; both of the shape of `event`.
@@ -103,12 +104,15 @@ class SequenceLoader(Loader):
         weight = (y >= NUM_SPECIALS).astype(np.float32)
         if self._weights is not None:
             weight *= self._weights[event]
+        model: Any = self.config.model
         if self._sampler is not None:
-            model: Any = self.config.model
             shape = (model.num_negatives,) if model.share_negatives else (*y.shape, model.num_negatives)
             x["negatives"] = self._sampler.draw_any(int(np.prod(shape)), rng).reshape(shape)
             log_p = np.maximum(self._sampler.log_p, -100).astype(np.float32)  # -inf of what is never drawn: no number
             x["negatives_log_q"], x["log_q"] = log_p[x["negatives"]], log_p[y]
+        if model.loss == "sce":
+            buckets = min(int(2 * y.size**0.5), y.size)
+            x["noise"] = rng.standard_normal((model.embedding_dim + model.item_bias, buckets), np.float32)
         return x, y, weight
 
     @staticmethod
