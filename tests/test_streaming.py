@@ -1,5 +1,7 @@
 """Appending one event at a time is the same as reading the whole history."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,14 +43,6 @@ def grown(log, items, timestamp=None, query_time=None):
     )
 
 
-def of_windows(stream, query_time=None):
-    filled = np.arange(stream.window.shape[1]) < stream.lengths[:, None]
-    times = None if stream.timestamp is None else stream.timestamp[filled]
-    offsets = np.concatenate([[0], np.cumsum(stream.lengths)]).astype(np.int64)
-    nobody = np.zeros(len(stream.lengths), np.int32)
-    return Histories(nobody, offsets, stream.window[filled], times, query_time=query_time)
-
-
 def test_appends_equal_the_whole_history(model):
     log = histories([0, 1, 5, 3, MAX_LENGTH - 6])
     stream, rng = Stream(model, log), np.random.default_rng(0)
@@ -63,8 +57,8 @@ def test_a_full_window_starts_again_from_its_newest_half(model):
     stream = Stream(model, histories([MAX_LENGTH + 5, MAX_LENGTH - 1]))
     for step in range(MAX_LENGTH + 3):
         vectors = stream.append(np.array([4, 5], np.int32) + step % 7)
-        np.testing.assert_allclose(vectors, model.vectors(of_windows(stream)), rtol=1e-5, atol=1e-5)
-        assert stream.lengths.min() > MAX_LENGTH // 2
+        np.testing.assert_allclose(vectors, model.vectors(stream.histories), rtol=1e-5, atol=1e-5)
+        assert stream.histories.lengths.min() > MAX_LENGTH // 2
 
 
 @pytest.mark.parametrize("query_time", [False, True])
@@ -82,10 +76,29 @@ def test_events_are_appended_with_their_times(query_time):
     for _ in range(2 * MAX_LENGTH):
         now = now + 1000 * rng.choice([0, 1, 60, 100_000], len(log))
         asked = now + 5_000
-        vectors = stream.append(rng.integers(3, 23, len(log)), now, asked)
-        np.testing.assert_allclose(vectors, model.vectors(of_windows(stream, asked)), rtol=1e-5, atol=1e-5)
+        vectors = stream.append(rng.integers(3, 23, len(log)), now, query_time=asked)
+        np.testing.assert_allclose(vectors, model.vectors(stream.histories), rtol=1e-5, atol=1e-5)
+        assert (stream.histories.timestamp[stream.histories.offsets[1:] - 1] == now).all()
     at_once = stream.append(rng.integers(3, 23, len(log)), now)
-    np.testing.assert_allclose(at_once, model.vectors(of_windows(stream)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(at_once, model.vectors(stream.histories), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", ["use_actions=true", "query_action=true", "use_actions=true,query_action=true"])
+@pytest.mark.parametrize("name", streamable())
+def test_events_are_appended_with_their_actions(name, flags):
+    spec, rng = registry.get(name), np.random.default_rng(0)
+    items = dataclasses.replace(catalogue(), labels={"action": ("view", "cart", "buy")})
+    model = spec.model(override(spec.preset("tiny"), [f"max_length={MAX_LENGTH},{flags}"]).model, items)
+    set_numpy_weights(model)
+    log = histories([0, 1, 5, MAX_LENGTH - 2])
+    log = dataclasses.replace(log, columns={"action": rng.integers(2, 6, len(log.item)).astype(np.int16)})
+    stream = Stream(model, log)
+    for _ in range(MAX_LENGTH):
+        action, asked = rng.integers(2, 6, (2, len(log)))
+        vectors = stream.append(rng.integers(3, 23, len(log)), action=action, query_action=asked)
+        np.testing.assert_allclose(vectors, model.vectors(stream.histories), rtol=1e-5, atol=1e-5)
+    with pytest.raises(DataError, match="give `action`"):
+        stream.append(np.full(4, 5))
 
 
 def test_what_cannot_be_continued_says_so():

@@ -123,23 +123,8 @@ class SequenceLoader(Loader):
         step = max(-(-len(histories) // SHAPES), 1)
         rows = np.arange(-(-packing.num_rows // step) * step)
         index, position, segment = packing.layout(rows, np.maximum(ends - lengths, 0))
-        x = _inputs(histories, index, position, segment)
-        x["slot"] = (packing.row * packing.row_length + packing.start + lengths - 1).astype(np.int32)
-        x |= actions(histories, index, segment > 0, model_config)
-        for name in x.keys() & {"item", "action"}:
-            x[name].reshape(-1)[x["slot"][histories.lengths == 0]] = PAD
-        if model_config.query_action:
-            asked = histories.query_action
-            x["next_action"].reshape(-1)[x["slot"]] = UNKNOWN if asked is None else asked
-        if _timed(histories, model_config):
-            x |= _times(histories, index, position, segment, model_config)
-            if model_config.query_time:
-                asked = x["time"].reshape(-1)[x["slot"]]
-                if histories.query_time is not None:
-                    first = np.append(_stamps(histories), 0)[np.maximum(ends - lengths, 0)]
-                    asked = np.where(histories.lengths > 0, seconds(histories.query_time - first), 0)
-                x["next_time"].reshape(-1)[x["slot"]] = asked
-        return x
+        slot = (packing.row * packing.row_length + packing.start + lengths - 1).astype(np.int32)
+        return laid_out(histories, index, position, segment, slot, model_config) | {"slot": slot}
 
 
 class NextItemLoader(SequenceLoader):
@@ -172,6 +157,33 @@ def cut(starts: np.ndarray, ends: np.ndarray, max_length: int, everything: bool)
     stop = ends[stretch] - later * max_length
     first = np.maximum(starts[stretch], stop - max_length)
     return first, stop - first
+
+
+def laid_out(
+    histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray, slot: np.ndarray, model: Any
+) -> dict[str, np.ndarray]:
+    """What a model sees of histories that end with a question: all of `inputs` but `slot`.
+
+    Args:
+        index, position, segment: (R, L) as `Packing.layout` gives them; an empty history has one slot.
+        slot: (n,) flat slot of each history's last event.
+    """
+    x = _inputs(histories, index, position, segment) | actions(histories, index, segment > 0, model)
+    empty = slot[histories.lengths == 0]
+    for name in x.keys() & {"item", "action"}:
+        x[name].reshape(-1)[empty] = PAD
+    if model.query_action:
+        asked = histories.query_action
+        x["next_action"].reshape(-1)[slot] = UNKNOWN if asked is None else asked
+    if _timed(histories, model):
+        x |= _times(histories, index, position, segment, model)
+        if model.query_time:
+            asked = x["time"].reshape(-1)[slot]
+            if histories.query_time is not None:
+                first = np.append(_stamps(histories), 0)[(index - position).reshape(-1)[slot]]
+                asked = np.where(histories.lengths > 0, seconds(histories.query_time - first), 0)
+            x["next_time"].reshape(-1)[slot] = asked
+    return x
 
 
 def _inputs(histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray) -> dict:
