@@ -194,7 +194,5 @@ def _names_of_actions(config: SequentialConfig, catalogue: Catalogue) -> list[st
         raise DataError(f"the events have no actions, which model.{flag}=true needs; set it to false")
     if config.action_order and not set(config.action_order) & set(names):
         order = ",".join(config.action_order)
-        raise DataError(
-            f"model.action_order={order}: the data have none of these; they have {', '.join(names)}"
-        )
+        raise DataError(f"model.action_order={order}: the data have none of these; they have {', '.join(names)}")
     return names

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 HIDDEN = -1e9  # logit of what may not be seen; finite, so that no row of weights can become NaN
+SMALL = 0.02  # standard deviation of the start of what is added to a residual: blocks begin near the identity (GPT-2)
 
 
 def visible(segment: Any, causal: bool) -> Any:
@@ -26,6 +27,11 @@ def visible(segment: Any, causal: bool) -> Any:
         return same
     place = ops.arange(ops.shape(segment)[1], dtype="int32")
     return ops.logical_and(same, ops.greater_equal(place[:, None], place[None, :]))
+
+
+def small() -> Any:
+    """Initializer of a kernel whose product is added to a residual."""
+    return keras.initializers.RandomNormal(stddev=SMALL)
 
 
 def placed(cache: Any, new: Any, position: Any) -> Any:
@@ -52,7 +58,7 @@ class SelfAttention(keras.layers.Layer):
         self.query = keras.layers.Dense(dim, name="query")
         # A bias of the keys would shift a query's logits alike, one of the values is the output's: neither is needed.
         self.key_value = keras.layers.Dense(2 * dim, use_bias=False, name="key_value")
-        self.output_dense = keras.layers.Dense(dim, name="output")
+        self.output_dense = keras.layers.Dense(dim, kernel_initializer=small(), name="output")
         self.drop = keras.layers.Dropout(dropout)
 
     def call(self, x: Any, seen: Any, bias: Any, training: bool = False) -> Any:

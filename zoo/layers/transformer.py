@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from zoo.layers.attention import SelfAttention
+from zoo.layers.attention import SelfAttention, small
 
 
 class TransformerBlock(keras.layers.Layer):
@@ -30,7 +30,7 @@ class TransformerBlock(keras.layers.Layer):
         num_heads: of the attention.
         expansion: width of the network, in D.
         activation: of the network; `ligr` has its own.
-        dropout: of both branches.
+        dropout: of both branches, and within the network; `original` has none after its attention.
         attention_dropout: of the attention weights.
         kind: see above.
     """
@@ -56,9 +56,10 @@ class TransformerBlock(keras.layers.Layer):
             (2 if gated else 1) * expansion * dim,
             activation=None if gated else activation,
             use_bias=not gated,
+            kernel_initializer=small(),
             name="inner",
         )
-        self.outer = keras.layers.Dense(dim, use_bias=not gated, name="outer")
+        self.outer = keras.layers.Dense(dim, use_bias=not gated, kernel_initializer=small(), name="outer")
         self.drop = keras.layers.Dropout(dropout)
         self.gates = []
         if gated:
@@ -84,7 +85,7 @@ class TransformerBlock(keras.layers.Layer):
             return self.network_norm(x + self.drop(self._network(x, training), training=training))
         normed = self.attention_norm(x)
         if self.kind == "original":
-            x = self.network_norm(normed + self.drop(attention(normed, x), training=training))
+            x = self.network_norm(normed + attention(normed, x))
             return x + self.drop(self._network(x, training), training=training)
         attended = self.drop(attention(normed, normed), training=training)
         x = x + (self.gates[0](x) * attended if self.gates else attended)
