@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 2
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile
 
 .PHONY: sample test lint install
 
@@ -9,9 +10,9 @@ sample: $(VENV)/sample ## install with JAX and run the main job on the built-in 
 	$(PY) main.py
 
 test: $(VENV)/test ## install all three backends and run the tests, one process a backend
-	KERAS_BACKEND=jax $(PY) -m pytest
-	KERAS_BACKEND=tensorflow $(PY) -m pytest -m "not once"
-	KERAS_BACKEND=torch $(PY) -m pytest -m "not once"
+	KERAS_BACKEND=jax $(PYTEST)
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not once"
+	KERAS_BACKEND=torch $(PYTEST) -m "not once"
 
 lint: $(VENV)/test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
