@@ -282,7 +282,7 @@ def states_reference(weights, x, config):
         name = f"block_{i}/"
 
         def attend(h, name=name):
-            return attention_reference(weights, h, x["segment"], config.num_heads, False, name + "attention/")
+            return attention_reference(weights, h, h, x["segment"], config.num_heads, False, name + "attention/")
 
         def network(h, name=name):
             return dense(weights, name + "outer", gelu(dense(weights, name + "inner", h)))

@@ -24,14 +24,14 @@ LEVELS = [  # a module may import modules of its own line or of lines above, nev
     ["zoo.registry", "zoo.metrics", "zoo.data"],
     ["zoo.backends", "zoo.layers", "zoo.losses"],
     ["zoo.recommender"],
-    ["zoo.sequential"],
+    ["zoo.sequential", "zoo.question"],
     ["zoo.models"],
     [
         *("zoo.training", "zoo.callbacks", "zoo.schedules", "zoo.checkpoints", "zoo.evaluation", "zoo.comparison"),
         *("zoo.optimizers", "zoo.initial_items"),
         *("zoo.topk", "zoo.artifacts", "zoo.audit", "zoo.streaming"),
     ],
-    ["zoo.recommending", "zoo.question"],
+    ["zoo.recommending"],
     ["zoo.actions", "zoo.request", "eda"],
     ["main"],
 ]
