@@ -159,7 +159,7 @@ def _color_by(columns: dict[str, np.ndarray], wanted: str | None) -> str:
     if wanted is not None:
         if wanted not in columns:
             close = difflib.get_close_matches(wanted, columns, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(columns)}"
+            hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(repr(name) for name in columns)
             raise ConfigError(f"atlas.color_by={wanted}: items have no such column; {hint}")
         return wanted
     texts = {name: pd.Series(values).nunique() for name, values in columns.items() if values.dtype == object}

@@ -97,7 +97,7 @@ def test_training_begins_there_and_resumes_without_it(tmp_path):
     )
     (tmp_path / "source").rename(tmp_path / "gone")
     training.fit(model, registry.get("sasrec"), prepared, config, tmp_path / "run", resume=True)
-    with pytest.raises(ConfigError, match="train one first"):
+    with pytest.raises(ConfigError, match="train it first"):
         training.fit(model, registry.get("sasrec"), prepared, config, tmp_path / "run")
 
 

@@ -156,7 +156,7 @@ def test_rows_without_an_id_are_dropped_and_counted(tmp_path):
     dataset = load(write(tmp_path, "log.csv", "user,item\n1,a\n,b\n2,\n2,c\n"))
     assert pairs(dataset) == [(1, "a"), (2, "c")]
     assert dataset.items.ids.tolist() == ["a", "c"]
-    assert dataset.notes == ("1 rows without user dropped", "1 rows without item dropped")
+    assert dataset.notes == ("1 row without user dropped", "1 row without item dropped")
 
 
 # ------------------------------------------------------------------------------------------------- file formats

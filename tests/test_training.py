@@ -256,7 +256,7 @@ def test_a_monitor_that_is_not_measured_is_named_after_one_epoch(tmp_path):
 
 def test_a_loader_without_examples_is_a_mistake_in_the_data(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny.TinyLoader, "steps", 0)
-    with pytest.raises(DataError, match="gives TinyLoader no example"):
+    with pytest.raises(DataError, match="no example to learn from; add data"):
         tiny.train(tmp_path)
 
 

@@ -33,6 +33,8 @@ class TinyLoader(keras.utils.PyDataset):
 
     steps = 5
 
+    remedy = "add data"
+
     def __init__(self, histories, catalogue, config):
         super().__init__(workers=config.train.workers)
         self.catalogue, self.config, self.epoch = catalogue, config, 0

@@ -86,6 +86,7 @@ def train_production_model(options: Namespace) -> None:
 def compute_predictions(options: Namespace) -> None:
     """Top-N items of every user, as recommendations.json."""
     run, config = _load_run(options)
+    _say_what_it_has_seen(run, run_dir(options))
     users, histories = _asked_users(run, config)
     allowed = recommending.allowed_items(run.catalogue, config.predict)
     path = run_dir(options) / f"recommendations.{config.predict.format}"
@@ -181,7 +182,10 @@ def list_models(options: Namespace) -> None:
     """Prints the models and their presets."""
     for name in registry.list_models():
         spec = registry.get(name)
-        print(f"{name:<14} {spec.paper}\n{'':<14} presets: {', '.join(spec.presets)}")
+        what = (spec.model.__doc__ or "").splitlines()[0]
+        print(f"{name:<14} {what}\n{'':<14} presets: {', '.join(spec.presets)}")
+        if spec.paper:
+            print(f"{'':<14} {spec.paper}")
 
 
 ACTIONS = {
@@ -335,6 +339,19 @@ def _load_run(options: Namespace, production: bool = True) -> tuple[artifacts.Ru
     return run, config
 
 
+def _say_what_it_has_seen(run: artifacts.Run, directory: Path) -> None:
+    """Warns of a model that was trained without the newest events, or before the run that it stands beside."""
+    if not run.trained_on_everything:
+        print("warning: trained without the events that validate and test it; train_production_model uses all")
+        return
+    beside = artifacts.read_info(directory) if artifacts.exists(directory) else run.info
+    if beside["data_sha256"] != run.info["data_sha256"]:
+        print(
+            f"warning: the run in {directory} is of other data than its production model; "
+            "train_production_model renews that"
+        )
+
+
 def _asked_users(run: artifacts.Run, config: RunConfig) -> tuple[np.ndarray, Histories]:
     """(original ids, histories) of the users to recommend to."""
     predict = config.predict
@@ -343,13 +360,18 @@ def _asked_users(run: artifacts.Run, config: RunConfig) -> tuple[np.ndarray, His
         dataset = sources.load(data, config.sample, config.seed)
         print(dataset.summary())
         prepared = prepare_as(splits.everything(dataset), run.catalogue)
-        if (prepared.item_token == UNKNOWN).all():
-            raise DataError(f"{predict.histories}: none of its items is in the catalogue of {run.directory}")
     else:
-        prepared = prepare_as(splits.everything(_read(config)), run.catalogue)
-        if (prepared.user_token == UNKNOWN).all() and (prepared.item_token == UNKNOWN).all():
-            raise DataError(f"{config.data.path}: none of its users and items is known to the run in {run.directory}")
+        dataset = _read(config)
+        prepared = prepare_as(splits.everything(dataset), run.catalogue)
+    if (prepared.item_token == UNKNOWN).all():
+        raise DataError(f"{dataset.name}: none of its items is in the catalogue of {run.directory}")
     histories = prepared.all_histories()
+    if unknown := int(np.count_nonzero(histories.item == UNKNOWN)):
+        lost = len(histories) - len(np.unique(histories.row_of_event[histories.item != UNKNOWN]))
+        print(
+            f"warning: {unknown:,} of {len(histories.item):,} events are on items that the run does not know; "
+            f"{lost:,} of {len(histories):,} users have no other, and get what suits nobody in particular"
+        )
     histories = ask(histories, prepared.split.dataset, run.catalogue, config.model, predict)
     ids = prepared.split.dataset.users.ids[np.unique(prepared.split.dataset.events.user)]
     if predict.users is None:

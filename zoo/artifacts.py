@@ -180,6 +180,8 @@ def read_info(directory: Path) -> dict[str, Any]:
         ConfigError: there is no run, or it is not one of this zoo.
     """
     path = directory / CONFIG
+    if not path.is_file() and (directory / "unfinished").exists():
+        raise ConfigError(f"{directory}: its training was interrupted; the same command with --resume finishes it")
     if not path.is_file():
         raise ConfigError(f"{directory}: no run here ({CONFIG} is missing); train one first, or give its --run-dir")
     try:

@@ -34,6 +34,8 @@ def start_from(directory: Path, model: UserEncoder, prepared: Prepared) -> None:
     everything = prepared.split.strategy == "everything"
     if everything and artifacts.exists(directory / "production"):
         directory = directory / "production"
+    if not artifacts.exists(directory):
+        raise ConfigError(f"{knob}: no finished run there; train it first")
     run = artifacts.load(directory)
     if run.trained_on_everything and not everything:
         raise ConfigError(f"{knob}: trained on everything, the test part included; give its validation run")

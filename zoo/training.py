@@ -89,8 +89,8 @@ def fit(
         loader = stage.loader(prepared.train, prepared.catalogue, config)
         if not len(loader):
             raise DataError(
-                f"{prepared.split.dataset.name}: the training part of {len(prepared.train.item):,} events gives "
-                f"{type(loader).__name__} no example; add data, or keep more of it (data.*, split.*)"
+                f"{prepared.split.dataset.name}: its {len(prepared.train.item):,} training events give no example "
+                f"to learn from; {loader.remedy}"
             )
         loader.set_epoch(0)
         model(loader[0][0])  # creates the weights; inside a compiled step it would be too late

@@ -38,6 +38,8 @@ class CoOccurrenceLoader(Loader):
         weight          (B,) float32: the geometric mean of the two events' column `weight`
     """
 
+    remedy = "no two items occur together; a larger data.session_gap (minutes) makes longer sessions"
+
     def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
         super().__init__(histories, catalogue, config)
         model: Any = config.model

@@ -29,7 +29,10 @@ class Loader(keras.utils.PyDataset, abc.ABC):
         config: of the run.
         rows_per_batch: examples that fill one batch.
         epoch: the epoch whose batches `__getitem__` gives.
+        remedy: what to do about a log that gives no example.
     """
+
+    remedy = "add data, or keep more of it (data.*, split.*)"
 
     in_order = False  # whether examples keep their order in every epoch
 

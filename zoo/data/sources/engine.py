@@ -153,7 +153,7 @@ def _code_ids(connection: duckdb.DuckDBPyConnection, side: str, infer: bool, nam
         value = "CAST(value AS BIGINT)"
     ids = fetch(connection, f"SELECT {value} AS id FROM {side}_codes ORDER BY code")["id"]
     missing = scalar(connection, f"SELECT count(*) FROM log WHERE {side} IS NULL")
-    return ids, [f"{missing:,} rows without {side} dropped"] if missing else []
+    return ids, [f"{missing:,} {'row' if missing == 1 else 'rows'} without {side} dropped"] if missing else []
 
 
 def _code_labels(connection: duckdb.DuckDBPyConnection, column: str, name: str) -> tuple[str, ...]:

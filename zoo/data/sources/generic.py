@@ -16,7 +16,7 @@ import pyarrow as pa
 from config import Columns, DataConfig
 from zoo.data.dataset import Clock, DataError, Dataset
 from zoo.data.sources import databases, engine, files
-from zoo.data.sources.columns import recognise
+from zoo.data.sources.columns import listed, recognise
 from zoo.data.sources.connection import CANONICAL_INTEGER, arrow, connect, explained, quoted, scalar, schema
 from zoo.data.sources.timestamps import RowError
 
@@ -61,11 +61,16 @@ def read(path: str, data: DataConfig) -> Dataset:
                 connection.execute(f"CREATE TEMP VIEW data AS {typed(connection, table)}")
         table = Table(_one_select(data.query), "data.query")
     with explained(table.name):
-        roles = recognise(list(schema(connection, table.sql)), data.columns, table.name)
+        found = list(schema(connection, table.sql))
+        roles = recognise(found, data.columns, table.name)
     selected = ", ".join(f"{quoted(column)} AS {quoted(role)}" for role, column in roles.items())
     try:
         return engine.collect(
-            connection, f"SELECT {selected} FROM (\n{table.sql}\n)", name=table.name, infer_ids=table.text
+            connection,
+            f"SELECT {selected} FROM (\n{table.sql}\n)",
+            name=table.name,
+            notes=_without_time(found, roles),
+            infer_ids=table.text,
         )
     except RowError as error:
         raise _located(connection, table, error) from None
@@ -86,6 +91,14 @@ def from_frames(
     connection.register("frame", table)
     selected = ", ".join(f"{quoted(column)} AS {quoted(role)}" for role, column in roles.items())
     return engine.collect(connection, f"SELECT {selected} FROM frame", name=name, clock=clock, users=users, items=items)
+
+
+def _without_time(found: list[str], roles: dict[str, str]) -> tuple[str, ...]:
+    """Says so where no column was taken for the time and one may have been meant."""
+    unused = [column for column in found if column not in roles.values()]
+    if "timestamp" in roles or not unused:
+        return ()
+    return (f"no time: the order of the rows is that of the events (unused: {listed(unused)}; data.columns.timestamp)",)
 
 
 def features(connection: duckdb.DuckDBPyConnection, path: str, side: str, given: Columns) -> str:
