@@ -24,17 +24,9 @@ USUAL_NAMES = {
     ),
     "timestamp": (
         *("timestamp", "timestampms", "timestamps", "time", "datetime", "date", "ts", "when", "eventtime"),
-        *(
-            "eventtimestamp",
-            "eventdate",
-            "unixtime",
-            "unixtimestamp",
-            "unixreviewtime",
-            "reviewtime",
-            "createdat",
-            "created",
-        ),
-        *("purchasedate", "purchasetime", "orderdate", "orderedat", "invoicedate", "transactiondate", "tdat"),
+        *("eventtimestamp", "eventdate", "unixtime", "unixtimestamp", "unixreviewtime", "reviewtime", "createdat"),
+        *("created", "purchasedate", "purchasetime", "orderdate", "orderedat", "invoicedate", "transactiondate"),
+        *("tdat",),
     ),
     "score": ("score", "rating", "stars", "star", "overall", "reviewrating", "starrating"),
     "action": (
