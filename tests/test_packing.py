@@ -1,11 +1,18 @@
 """Packed rows: every sequence whole, once, and hardly a slot empty."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config import DataConfig, RunConfig, SplitConfig, TrainConfig
+from zoo.data import sources, splits
+from zoo.data.catalogue import prepare
 from zoo.data.loaders.packing import pack
+from zoo.data.loaders.sequences import NextItemLoader
+from zoo.sequential import SequentialConfig
 
 pytestmark = pytest.mark.once
 
@@ -56,3 +63,21 @@ def test_natural_lengths_fill_nearly_every_slot():
 def test_a_length_out_of_range_is_refused():
     with pytest.raises(ValueError, match="wanted 1 to 4"):
         pack(np.array([3, 5]), 4)
+
+
+@pytest.mark.parametrize(
+    "file, length", [("ml-1m/sasrec_ml-1m.txt.gz", 200), ("amazon-s3rec-timegaps/Beauty.txt.gz", 50)]
+)
+def test_an_epoch_of_real_data_computes_few_empty_slots(file, length):
+    path = Path(__file__).parents[2] / "shared" / "data" / file
+    if not path.exists():
+        pytest.skip(f"{file} is not there")
+    data = DataConfig(path=str(path), layout="pairs" if "ml-1m" in file else "sequences")
+    prepared = prepare(splits.split(sources.load(data), SplitConfig()))
+    config = RunConfig(model=SequentialConfig(max_length=length), train=TrainConfig(batch_size=128))
+    loader = NextItemLoader(prepared.train, prepared.catalogue, config)
+    loader.set_epoch(0)
+    real = sum(int((loader[i][0]["segment"] > 0).sum()) for i in range(len(loader)))
+    computed = sum(loader[i][0]["segment"].size for i in range(len(loader)))
+    assert real == np.minimum(prepared.train.lengths - 1, length).clip(0).sum()
+    assert computed <= 1.15 * real
