@@ -10,9 +10,9 @@ sample: $(VENV)/sample ## install with JAX and run the main job on the built-in 
 	$(PY) main.py
 
 test: $(VENV)/test ## install all three backends and run the tests, one process a backend
-	KERAS_BACKEND=jax $(PYTEST)
+	KERAS_BACKEND=torch $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) -m "not once"
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "not once"
-	KERAS_BACKEND=torch $(PYTEST) -m "not once"
 
 lint: $(VENV)/test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
