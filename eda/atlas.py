@@ -36,6 +36,7 @@ NUMBER_GROUPS = 8  # of a number: as many items in each
 LOOKED_AT = 5  # nearest items whose colour is compared
 FIT_ITEMS = {"umap": 20_000, "tsne": 5_000}  # what takes a few minutes at most
 UNKNOWN_COLOR = "#c7cdd4"
+MAP_WIDTH = 8.4  # inches of a figure's map
 DRAWN = 100_000  # points of a figure: more are too small to see
 
 
@@ -241,17 +242,21 @@ def _thinned(projection: Projection, count: int, method: str) -> list[str]:
 
 def figure_2d(atlas: Atlas) -> Figure:
     """The map in two dimensions."""
-    figure, ax = _canvas(atlas)
+    places = atlas.flat[:DRAWN]
+    if np.ptp(places[:, 1]) > np.ptp(places[:, 0]):  # lies better on its side, which on a map says nothing
+        places = places[:, ::-1]
+    ratio = float(np.ptp(places[:, 1]) / max(np.ptp(places[:, 0]), 1e-9))
+    figure, ax = _canvas(atlas, height=float(np.clip(MAP_WIDTH * ratio, 4.0, MAP_WIDTH)))
     size, colors = _points(atlas)
-    ax.scatter(atlas.flat[:DRAWN, 0], atlas.flat[:DRAWN, 1], size, colors, alpha=0.85, linewidths=0)
-    ax.set_aspect("equal")
+    ax.scatter(places[:, 0], places[:, 1], size, colors, alpha=0.85, linewidths=0)
+    ax.set_aspect("equal", anchor="N")
     ax.axis("off")
     return figure
 
 
 def figure_3d(atlas: Atlas) -> Figure:
     """The map in three dimensions, from one side."""
-    figure, ax = _canvas(atlas, "3d")
+    figure, ax = _canvas(atlas, 7.6, "3d")
     size, colors = _points(atlas)
     solid: Any = ax  # of its own type, which knows a third axis
     solid.scatter(*atlas.solid[:DRAWN].T, s=size, c=colors, alpha=0.85, linewidths=0, depthshade=False)
@@ -265,20 +270,30 @@ def figure_3d(atlas: Atlas) -> Figure:
     return figure
 
 
-def _canvas(atlas: Atlas, projection: Literal["rectilinear", "3d"] = "rectilinear") -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(11, 8.6), dpi=style.DPI, facecolor="white")
-    figure.text(0.015, 0.985, style.plain(atlas.title), va="top", fontsize=13, fontweight="bold", color=style.INK)
+def _canvas(
+    atlas: Atlas, height: float, projection: Literal["rectilinear", "3d"] = "rectilinear"
+) -> tuple[Figure, Axes]:
+    """A figure with title, notes and legend around a map of MAP_WIDTH x `height` inches."""
     drawn = f" {DRAWN:,} of the items are drawn." if len(atlas.ids) > DRAWN else ""
-    notes = "\n".join(textwrap.wrap(style.plain(" ".join(atlas.notes) + drawn), 165))
-    figure.text(0.015, 0.952, notes, va="top", fontsize=8.5, color=style.GREY, linespacing=1.35)
-    ax = figure.add_axes((0.015, 0.01, 0.76, 0.88), projection=projection)
+    notes = textwrap.wrap(style.plain(" ".join(atlas.notes) + drawn), 165)
+    head = 0.5 + 0.17 * len(notes)  # inches of title and notes
+    width, total = MAP_WIDTH + 2.6, head + height + 0.1
+    figure = Figure(figsize=(width, total), dpi=style.DPI, facecolor="white")
+    figure.text(
+        0.015, 1 - 0.12 / total, style.plain(atlas.title), va="top", fontsize=13, fontweight="bold", color=style.INK
+    )
+    figure.text(
+        0.015, 1 - 0.41 / total, "\n".join(notes), va="top", fontsize=8.5, color=style.GREY, linespacing=1.35
+    )
+    ax = figure.add_axes((0.015, 0.05 / total, MAP_WIDTH / width, height / total), projection=projection)
     sizes = np.bincount(atlas.group, minlength=len(atlas.groups))
     marks = [
         Line2D([], [], marker="o", linestyle="", color=color, label=style.plain(f"{_short(name)} ({size:,})"))
         for name, color, size in zip(atlas.groups, atlas.colors, sizes.tolist(), strict=True)
     ]
+    place = (MAP_WIDTH / width + 0.015, 1 - head / total)
     figure.legend(
-        handles=marks, loc="upper left", bbox_to_anchor=(0.775, 0.9), frameon=False, fontsize=8.5, labelcolor=style.INK
+        handles=marks, loc="upper left", bbox_to_anchor=place, frameon=False, fontsize=8.5, labelcolor=style.INK
     )
     return figure, ax
 

@@ -13,24 +13,26 @@ from config import ConfigError
 from eda import style
 from eda.style import ACCENT, GREY, USERS
 
-METRICS = ("hit_rate@10", "ndcg@10")
-
 
 def model_comparison(
-    result: Mapping[str, Any], metrics: Sequence[str] = METRICS, reference: str = "most_popular"
+    result: Mapping[str, Any], metrics: Sequence[str] | None = None, reference: str = "most_popular"
 ) -> Figure:
     """Models by their metrics, best first, with their 95% intervals and the reference as a line.
 
     Args:
         result: `{"rows": {model: {metric: value}}, "intervals": {model: {metric: [low, high]}}}`, as in
             `comparison.json`; a model or metric without an interval is drawn without one.
-        metrics: a panel each; the first one orders the models.
+        metrics: a panel each; the first one orders the models. None: `result["metric"]`, the one that is tested, and
+            the hit rate of the same cut.
         reference: the model that the others have to beat; no line where it is not among them.
 
     Raises:
         ConfigError: no model, or none that has one of the metrics.
     """
     rows, intervals = result["rows"], result.get("intervals") or {}
+    if metrics is None:
+        metric = result.get("metric", "ndcg@10")
+        metrics = (metric, f"hit_rate@{metric.partition('@')[2]}")
     shown = [metric for metric in metrics if any(metric in row for row in rows.values())]
     if not shown:
         known = sorted({metric for row in rows.values() for metric in row})

@@ -8,6 +8,7 @@ from scipy.special import expit, softmax
 from zoo import backends
 from zoo.layers.attention import HIDDEN, SelfAttention, visible
 from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
 
 RNG = np.random.default_rng(5)
@@ -57,6 +58,42 @@ def test_self_attention(heads, causal):
     weights = randomise(layer)
     expected = attention_reference(weights, x, seen, SEGMENT, heads, causal)
     np.testing.assert_allclose(run(layer, x, seen, bias), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_distances_add_to_the_logits(two_sided):
+    """With keys of zero the weights are what the table says, and the first head of a decay weighs all alike."""
+    reach, heads = 4, 3
+    layer = DistanceBias(reach, heads, two_sided, decay=True)
+    distance = np.arange(6)[:, None] - np.arange(6)[None, :]
+    found = run(layer, distance.astype(np.int32))
+    known = np.clip(distance, -reach + 1 if two_sided else 0, reach - 1)
+    np.testing.assert_allclose(found, -np.arange(heads)[:, None, None] / 2 * np.log1p(np.abs(known)), atol=1e-6)
+    table = normal(heads, 2 * reach - 1 if two_sided else reach)
+    layer.set_weights([table])
+    batch = np.stack([distance, distance.T]).astype(np.int32)
+    expected = np.stack(
+        [
+            table[
+                :,
+                np.clip(d, *((1 - reach, reach - 1) if two_sided else (0, reach - 1)))
+                - (1 - reach if two_sided else 0),
+            ]
+            for d in batch
+        ]
+    )
+    np.testing.assert_array_equal(run(layer, batch), expected)
+    attention = SelfAttention(6, heads, by_distance=layer)
+    x, bias = normal(2, 6, 6), bias_of(SEGMENT)
+    run(attention, x, x, bias)
+    weights = randomise(attention)
+    attention.key_value.set_weights([weights["key_value/kernel"] * (np.arange(12) >= 6)])
+    numbers = keras.ops.convert_to_numpy(layer.table)[:, known - layer.low]
+    shares = softmax(numbers[None] + bias, axis=-1)  # (R, H, L, L)
+    values = (x @ weights["key_value/kernel"])[..., 6:].reshape(2, 6, heads, 2)
+    mixed = np.einsum("rhij,rjhd->rihd", shares, values).reshape(2, 6, 6)
+    expected = mixed @ weights["output/kernel"] + weights["output/bias"]
+    np.testing.assert_allclose(run(attention, x, x, bias), expected, rtol=1e-4, atol=1e-5)
 
 
 def norm_reference(weights, name, x):

@@ -67,10 +67,10 @@ def reference(model, items, seconds, next_seconds):
         mixed = np.zeros_like(value)
         for i in range(len(items)):
             for j in range(i + 1):
-                bias = part["bias/by_distance"][i - j, 0]
+                bias = part["bias/by_distance/table"][0, i - j]
                 if config.use_time:
                     apart = max(abs(next_seconds[i] - seconds[j]), 1)
-                    bias = bias + part["bias/by_time"][min(int(np.log(apart) / 0.301), 128), 0]
+                    bias = bias + part["bias/by_time"][0, min(int(np.log(apart) / 0.301), 128)]
                 for h in range(heads):
                     q, v = slice(h * query_dim, (h + 1) * query_dim), slice(h * value_dim, (h + 1) * value_dim)
                     mixed[i, v] += silu(query[i, q] @ key[j, q] + bias) / config.max_length * value[j, v]

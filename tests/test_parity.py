@@ -1,11 +1,12 @@
 """Three backends, one model: the same weights give the same scores, gradients and thirty steps of Adam.
 
-The reference in tests/golden was written by `python -m tests.test_parity` under one backend; each backend is held
-to it. Weights are made by NumPy from the name of the variable, so no backend's random numbers take part.
+The reference in tests/golden was written by `python -m tests.test_parity [NAME...]` under one backend; each backend is
+held to it. Weights are made by NumPy from the name of the variable, so no backend's random numbers take part.
 """
 
 import hashlib
 import re
+import sys
 from pathlib import Path
 
 import keras
@@ -21,7 +22,11 @@ from zoo.recommender import Baseline
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = SampleConfig(num_users=120, num_items=50, num_days=40, events_per_user=16, noise=0.1)
 STEPS = 30
-VARIANTS = {"gru4rec_actions": ("gru4rec", ["use_actions=true,query_action=true,action_order=view,cart,buy"])}
+VARIANTS = {
+    "gru4rec_actions": ("gru4rec", ["use_actions=true,query_action=true,action_order=view,cart,buy"]),
+    "sasrec_relative": ("sasrec", ["relative_bias=true,num_heads=2,block=original"]),
+    "bert4rec_relative": ("bert4rec", ["relative_bias=true"]),
+}
 
 
 def prepared_model(name, options=()):
@@ -94,6 +99,6 @@ def test_agrees_with_the_reference(name):
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for model_name in [*registry.list_models(), *VARIANTS]:
+    for model_name in sys.argv[1:] or [*registry.list_models(), *VARIANTS]:
         np.savez_compressed(GOLDEN / f"{model_name}.npz", **measure(model_name))
         print(model_name)

@@ -23,10 +23,14 @@ def streamable():
     return [n for n, s in specs.items() if issubclass(s.model, SequentialRecommender) and hasattr(s.model, "extend")]
 
 
-@pytest.fixture(params=streamable())
+VARIANTS = [*((name, "") for name in streamable()), ("sasrec", ",num_heads=2,relative_bias=true")]
+
+
+@pytest.fixture(params=VARIANTS, ids="".join)
 def model(request):
-    spec = registry.get(request.param)
-    built = spec.model(override(spec.preset("tiny"), [f"max_length={MAX_LENGTH}"]).model, catalogue())
+    name, knobs = request.param
+    spec = registry.get(name)
+    built = spec.model(override(spec.preset("tiny"), [f"max_length={MAX_LENGTH}{knobs}"]).model, catalogue())
     set_numpy_weights(built)
     return built
 

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo.layers.relative_bias import DistanceBias
+
 HIDDEN = -1e9  # logit of what may not be seen; finite, so that no row of weights can become NaN
 SMALL = 0.02  # standard deviation of the start of what is added to a residual: blocks begin near the identity (GPT-2)
 
@@ -50,11 +52,15 @@ class SelfAttention(keras.layers.Layer):
         dim: D, a multiple of `num_heads`.
         num_heads: H.
         dropout: of the attention weights.
+        by_distance: what the distance between two events adds to their logit, by head; None: nothing.
     """
 
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, **kwargs: Any):
+    def __init__(
+        self, dim: int, num_heads: int, dropout: float = 0.0, by_distance: DistanceBias | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
+        self.by_distance = by_distance
         self.query = keras.layers.Dense(dim, name="query")
         # A bias of the keys would shift a query's logits alike, one of the values is the output's: neither is needed.
         self.key_value = keras.layers.Dense(2 * dim, use_bias=False, name="key_value")
@@ -69,6 +75,9 @@ class SelfAttention(keras.layers.Layer):
             seen: (R, L, D) what the keys and values are made of.
             bias: (R, 1, L, L) added to the logits: 0 where slot i sees slot j, HIDDEN where it may not.
         """
+        if self.by_distance is not None:  # slots of a sequence follow each other: as far apart as their places
+            place = ops.arange(x.shape[1], dtype="int32")
+            bias = bias + self.by_distance(place[:, None] - place[None, :])
         return self._attend(x, self._heads(self.query(x)), *self._keys_and_values(seen), bias, training)
 
     def extend(self, x: Any, seen: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
@@ -84,8 +93,10 @@ class SelfAttention(keras.layers.Layer):
         """
         keys, values = (placed(old, new, position) for old, new in zip(cache, self._keys_and_values(seen), strict=True))
         slots = ops.arange(keys.shape[2], dtype="int32")
-        past = ops.greater_equal(position[:, None, :, None], slots[None, None, None, :])  # (B, 1, M, L)
-        bias = ops.cast(ops.where(past, 0.0, HIDDEN), x.dtype)
+        distance = position[:, :, None] - slots[None, None, :]  # (B, M, L)
+        bias = ops.cast(ops.where(ops.greater_equal(distance, 0), 0.0, HIDDEN), x.dtype)[:, None]
+        if self.by_distance is not None:
+            bias = bias + self.by_distance(distance)
         return self._attend(x, self._heads(self.query(x)), keys, values, bias, False), (keys, values)
 
     def _keys_and_values(self, seen: Any) -> tuple[Any, Any]:

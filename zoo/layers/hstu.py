@@ -12,6 +12,7 @@ from keras import ops
 
 from zoo import backends
 from zoo.layers.attention import placed
+from zoo.layers.relative_bias import DistanceBias
 
 NUM_BUCKETS = 129
 BUCKET_WIDTH = 0.301  # of the natural logarithm of seconds: ten years reach bucket 65
@@ -35,16 +36,15 @@ class RelativeBias(keras.layers.Layer):
 
     def __init__(self, max_length: int, use_time: bool, **kwargs: Any):
         super().__init__(**kwargs)
-        self.max_length = max_length
+        self.by_distance = DistanceBias(max_length, name="by_distance")
         self.use_time = use_time
 
     def build(self, *shapes: Any) -> None:
-        """Creates the tables."""
-        start = keras.initializers.RandomNormal(stddev=0.02)
-        self.by_distance = self.add_weight(shape=(self.max_length, 1), initializer=start, name="by_distance")
+        """Creates the numbers of the buckets."""
         self.by_time = None
         if self.use_time:
-            self.by_time = self.add_weight(shape=(NUM_BUCKETS, 1), initializer=start, name="by_time")
+            start = keras.initializers.RandomNormal(stddev=0.02)
+            self.by_time = self.add_weight(shape=(1, NUM_BUCKETS), initializer=start, name="by_time")
 
     def call(self, seen: Any, distance: Any, bucket: Any = None) -> Any:
         """(R, M, L) -> (R, 1, M, L).
@@ -54,14 +54,12 @@ class RelativeBias(keras.layers.Layer):
             distance: (M, L) or (R, M, L) how many events j lies before i; whatever where it is not seen.
             bucket: (R, M, L) of the time between them; None where the events bear no time: all is bucket 0.
         """
-        bias = self._numbers(self.by_distance, ops.clip(distance, 0, self.max_length - 1))
+        bias = self.by_distance(distance)  # (R or none, 1, M, L)
         if self.use_time:
-            bias = bias + self._numbers(self.by_time, 0 if bucket is None else bucket)
-        return ops.where(seen, bias, HIDDEN)[:, None]
-
-    def _numbers(self, table: Any, index: Any) -> Any:
-        """Entries of a table of one column, taken as numbers: the gradient of rows is nine times slower on PyTorch."""
-        return ops.cast(ops.take(backends.dense_gradient(table)[:, 0], index), self.compute_dtype)
+            index = ops.zeros((1, 1), "int32") if bucket is None else bucket
+            numbers = ops.take(backends.dense_gradient(self.by_time)[0], index)
+            bias = bias + ops.cast(numbers, self.compute_dtype)[..., None, :, :]
+        return ops.where(seen[:, None], bias, HIDDEN)
 
 
 class HSTUBlock(keras.layers.Layer):

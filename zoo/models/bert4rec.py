@@ -5,6 +5,7 @@ Legend: R rows, L slots of a row, D width.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -17,6 +18,7 @@ from zoo.data.loaders.masked_items import MaskedItemLoader
 from zoo.data.vocabulary import MASK
 from zoo.layers.attention import HIDDEN, visible
 from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
 from zoo.registry import ModelSpec, Stage
 from zoo.sequential import SequentialConfig, SequentialRecommender
@@ -30,6 +32,7 @@ class BERT4RecConfig(SequentialConfig):
     expansion: int = Field(4, ge=1, description="width of the position-wise network, in embedding_dim")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="of the attention weights")
     block: Literal["pre_norm", "post_norm"] = "pre_norm"
+    relative_bias: bool = Field(False, description="learn what the distance between events adds to their attention")
     transform: bool = Field(True, description="a dense layer, GELU and norm between the last block and the scores")
     item_bias: bool = Field(True, description="learn how popular each item is, as one more coordinate")
     mask_share: float = Field(0.2, gt=0, le=1, description="of a sequence's events that are masked, at least one")
@@ -73,6 +76,9 @@ class BERT4Rec(SequentialRecommender):
         self.mask = self.add_weight(shape=(1, dim), initializer=start, name="mask")
         self.position = IndexEmbedding(config.max_length, dim, start, name="position")
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
+        distances = partial(
+            DistanceBias, config.max_length, config.num_heads, two_sided=True, decay=True, name="by_distance"
+        )
         self.blocks = [
             TransformerBlock(
                 dim,
@@ -82,6 +88,7 @@ class BERT4Rec(SequentialRecommender):
                 dropout=config.dropout,
                 attention_dropout=config.attention_dropout,
                 kind=config.block,
+                by_distance=distances() if config.relative_bias else None,
                 name=f"block_{i}",
             )
             for i in range(config.num_blocks)
