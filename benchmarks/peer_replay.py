@@ -1,0 +1,164 @@
+"""RePlay's side of benchmarks/peers.py: trains one model and prints what its epochs took, a line of JSON.
+
+    PYTHON benchmarks/peer_replay.py JOB
+
+PYTHON is that of an environment with RePlay; nothing of the zoo is imported. JOB is JSON from benchmarks/peers.py.
+RePlay has two SasRecs: `current`, of replay.nn, and `former`, of replay.models.nn, which it calls deprecated. Its
+Bert4Rec is of replay.models.nn.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import LambdaCallback
+from replay.data import FeatureHint, FeatureSource, FeatureType
+from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorFeatureSource, TensorSchema
+
+BUCKET = 32  # histories of like length that are encoded together, short ones without most of their padding
+
+
+def current(job: dict[str, Any], path: Path, num_items: int) -> tuple[Any, Any]:
+    """(module, its data) of the SasRec of replay.nn; histories come from a Parquet file."""
+    from replay.nn.lightning import LightningModule
+    from replay.nn.lightning.optimizer import OptimizerFactory
+    from replay.nn.loss import CESampled
+    from replay.nn.sequential import LengthBucketedQueryEncoder, SasRec
+    from replay.nn.transform import UniformNegativeSamplingTransform
+    from replay.nn.transform.template import make_default_sasrec_transforms
+
+    schema = described(job, num_items, padding=num_items)
+    model = SasRec.from_params(
+        schema,
+        embedding_dim=job["dim"],
+        num_heads=job["heads"],
+        num_blocks=job["blocks"],
+        max_sequence_length=job["length"],
+        dropout=job["dropout"],
+    )
+    model.body.encoder = LengthBucketedQueryEncoder(model.body.encoder, BUCKET)
+    transforms = {"train": make_default_sasrec_transforms(schema)["train"]}
+    if job["negatives"]:
+        model.loss = CESampled()
+        model.loss.logits_callback = model.get_logits
+        transforms["train"].append(UniformNegativeSamplingTransform(num_items, job["negatives"]))
+    data = ParquetModule(
+        batch_size=job["batch"],
+        metadata={"train": {"item": {"shape": job["length"] + 1, "padding": num_items}}},
+        transforms=transforms,
+        train_path=str(path),
+    )
+    return LightningModule(model, OptimizerFactory(learning_rate=job["rate"])), data
+
+
+def former(job: dict[str, Any], histories: pd.DataFrame, num_items: int) -> tuple[Any, Any]:
+    """(module, its data) of a model of replay.models.nn."""
+    from replay.data.nn import PandasSequentialDataset
+    from replay.models.nn.optimizer_utils import FatOptimizerFactory
+    from replay.models.nn.sequential import Bert4Rec, SasRec
+    from replay.models.nn.sequential.bert4rec import Bert4RecTrainingDataset
+    from replay.models.nn.sequential.sasrec import SasRecTrainingDataset
+
+    schema = described(job, num_items, padding=0)
+    sequences = PandasSequentialDataset(schema, "user", "item", histories)
+    settings = {
+        "block_count": job["blocks"],
+        "head_count": job["heads"],
+        "max_seq_len": job["length"],
+        "hidden_size": job["dim"],
+        "dropout_rate": job["dropout"],
+        "optimizer_factory": FatOptimizerFactory(learning_rate=job["rate"]),
+    }
+    if job["model"] == "bert4rec":  # CE_restricted: the same loss, scored at the masks alone
+        module = Bert4Rec(schema, enable_embedding_tying=True, loss_type="CE_restricted", **settings)
+        dataset = Bert4RecTrainingDataset(sequences, job["length"], mask_prob=job["mask"])
+    else:
+        sampled = {"loss_sample_count": job["negatives"], "negatives_sharing": True} if job["negatives"] else {}
+        module = SasRec(schema, loss_type="CE", **sampled, **settings)
+        dataset = SasRecTrainingDataset(sequences, job["length"])
+    return module, torch.utils.data.DataLoader(dataset, batch_size=job["batch"], shuffle=True)
+
+
+def described(job: dict[str, Any], num_items: int, padding: int) -> TensorSchema:
+    """What RePlay is to know of the items."""
+    item = TensorFeatureInfo(
+        "item",
+        FeatureType.CATEGORICAL,
+        is_seq=True,
+        feature_hint=FeatureHint.ITEM_ID,
+        feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item")],
+        cardinality=num_items,
+        padding_value=padding,
+        embedding_dim=job["dim"],
+    )
+    return TensorSchema([item])
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(job["threads"])
+    lightning.seed_everything(0, verbose=False)
+    with np.load(job["train"]) as log:
+        events = pd.DataFrame({"user": log["user"], "item": log["item"].astype(np.int64)})
+    num_items = int(events["item"].max()) + 1
+    histories = events.groupby("user")["item"].agg(list).reset_index()
+    began, ended, tokens, slots = [], [], [], []
+
+    def count(trainer: Any, module: Any, batch: dict[str, Any], index: int) -> None:
+        if trainer.current_epoch == 0:
+            mask = batch["pad_mask" if "pad_mask" in batch else "padding_mask"]
+            tokens.append(int(mask.sum()))
+            slots.append(mask.numel())
+
+    trainer = lightning.Trainer(
+        max_epochs=job["epochs"],
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[
+            LambdaCallback(
+                on_train_epoch_start=lambda *_: began.append(time.perf_counter()),
+                on_train_epoch_end=lambda *_: ended.append(time.perf_counter()),
+                on_train_batch_start=count,
+            )
+        ],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "train.parquet")
+        histories.to_parquet(path)
+        if job["model"] == "bert4rec" or job["deprecated"]:
+            module, data = former(job, histories, num_items)
+        else:
+            module, data = current(job, path, num_items)
+        trainer.fit(module, data)
+    measured = {
+        "seconds": [end - begin for begin, end in zip(began, ended, strict=True)],
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "steps": len(tokens),
+        "tokens": sum(tokens),
+        "slots": sum(slots),
+        "loss": float(trainer.callback_metrics["train_loss_epoch"]),
+        "versions": {package: version(name) for package, name in (("replay", "replay-rec"), ("torch", "torch"))},
+    }
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()

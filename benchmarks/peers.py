@@ -1,0 +1,266 @@
+"""Seconds and memory of a training epoch: the zoo's against RecTools and RePlay, same events, same settings.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.peers FILE [--rectools PYTHON] [--replay PYTHON]
+        [--models sasrec,sasrec-sampled,bert4rec,hstu] [--backends tensorflow,jax,torch] [--epochs 3] [--rounds 2]
+        [--layout pairs] [--limit N]
+
+PYTHON is that of an environment of the peer's own:
+
+    python -m venv rectools && rectools/bin/pip install 'rectools[torch]==0.19.0'  # --rectools rectools/bin/python
+    python -m venv replay && replay/bin/pip install 'replay-rec[torch]==0.22.0'    # --replay replay/bin/python
+
+All train on the training part of the leave-one-out split: each user's events without the last two. 64 dimensions, two
+blocks, histories of 200, batches of 128 users, dropout .1 (of attention weights, too), Adam; one head, BERT4Rec two.
+
+    sasrec          Kang & McAuley's block, full cross-entropy
+    sasrec-sampled  the same with 256 uniform negatives, shared by a batch; not RecTools, which draws for each event
+    bert4rec        a fifth masked, full cross-entropy; neither transform nor, but in RePlay, biases of the items;
+                    RecTools scores all slots, the others the masks alone
+    hstu            full cross-entropy of cosines, attention by distance and, where the log has times, by time
+
+RePlay's SasRec is measured in its current form, encoding in buckets of 32 histories, and in its deprecated one.
+Each run is a process of its own, in turns; its first epoch, which compiles, is dropped. Nobody validates, logs or saves
+within the time that counts. Peak memory is that of the process, imports and compilation included. Tokens are events
+that are input, slots the places they are laid out in, padding included. `/ BACKEND` is how many times the seconds of
+the zoo on that backend. benchmarks/results/peers_MODEL.json holds it all; with --limit, which takes N users alone to
+try it out, nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import write_record
+
+SETTINGS: dict[str, Any] = {
+    "dim": 64,
+    "blocks": 2,
+    "heads": 1,
+    "length": 200,
+    "batch": 128,
+    "dropout": 0.1,
+    "rate": 1e-3,
+    "negatives": 0,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "sasrec": {},
+    "sasrec-sampled": {"negatives": 256},
+    "bert4rec": {"heads": 2, "mask": 0.2},
+    "hstu": {"temperature": 0.05},
+}
+PEERS = {  # what each can train
+    "rectools": ("sasrec", "bert4rec", "hstu"),
+    "replay": ("sasrec", "sasrec-sampled", "bert4rec"),
+    "replay-deprecated": ("sasrec", "sasrec-sampled"),
+}
+
+
+# ---------------------------------------------------------------------------------------------- in processes
+
+
+def prepare(file: str, layout: str, limit: int, train: str) -> dict[str, Any]:
+    """Writes the training events, in order, to the file `train`; says what is in it."""
+    from config import DataConfig, RunConfig
+    from zoo.data import sources, splits
+
+    config = RunConfig()
+    dataset = sources.load(DataConfig(path=file, layout=layout), config.sample, 0)
+    split = splits.split(dataset, config.split, 0)
+    print(split.summary())
+    events = split.events(splits.TRAIN)
+    if limit:
+        events = events.take(events.user < limit)
+    users, user = np.unique(events.user, return_inverse=True)
+    items, item = np.unique(events.item, return_inverse=True)
+    log = {"user": user, "item": item} | ({} if events.timestamp is None else {"time": events.timestamp})
+    np.savez(train, **log)
+    known = {"users": len(users), "items": len(items), "events": len(events), "times": "time" in log}
+    return known | {"split_sha256": split.sha256}
+
+
+def zoo(job: dict[str, Any]) -> dict[str, Any]:
+    """One training by the zoo."""
+    import resource
+
+    from config import override
+    from zoo import artifacts, backends, registry, training
+    from zoo.data import catalogue, splits
+    from zoo.data.dataset import Dataset, Entities, Events
+
+    name = job["model"].removesuffix("-sampled")
+    knobs = {
+        "sasrec": f"block=original,expansion=1,attention_dropout={job['dropout']}",
+        "bert4rec": f"mask_share={job.get('mask')},last_share=0,transform=false,item_bias=false,expansion=4,"
+        f"attention_dropout={job['dropout']}",
+        # RecTools looks at the time of the next event wherever it looks at times.
+        "hstu": f"similarity=cosine,temperature={job.get('temperature')},"
+        f"use_time={job['times']},query_time={job['times']}",
+    }[name]
+    if job["negatives"]:
+        knobs += f",loss=sampled_softmax,share_negatives=true,num_negatives={job['negatives']}"
+    knobs += (
+        f",embedding_dim={job['dim']},num_blocks={job['blocks']},num_heads={job['heads']},max_length={job['length']},"
+        f"dropout={job['dropout']},batch_size={job['batch']},learning_rate={job['rate']},epochs={job['epochs']},"
+        f"threads={job['threads']},patience=null"
+    )
+    spec = registry.get(name)
+    config = override(spec.preset("base"), [knobs])
+    backends.configure(config.train)
+    backends.seed(config.seed)
+    with np.load(job["train"]) as log:
+        user, item, time = (log.get(column) for column in ("user", "item", "time"))
+    events = Events(user.astype(np.int32), item.astype(np.int32), time)
+    ids = (Entities(np.arange(codes.max() + 1)) for codes in (user, item))
+    dataset = Dataset(events, *ids, clock="order" if time is None else "global")
+    prepared = catalogue.prepare(splits.everything(dataset))
+    model = artifacts.build(name, config, prepared.catalogue)
+    loader = spec.stages[0].loader(prepared.train, prepared.catalogue, config)
+    with tempfile.TemporaryDirectory() as folder:
+        result = training.fit(model, spec, prepared, config, Path(folder), [])
+    return {
+        "seconds": [epoch["seconds"] for epoch in result.history],
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "steps": len(loader),
+        "tokens": int(loader.packing.lengths.sum()),
+        "slots": len(loader) * loader.rows_per_batch * loader.packing.row_length,
+        "loss": float(result.history[-1]["loss"]),
+        "versions": backends.versions(),
+    }
+
+
+# ------------------------------------------------------------------------------------------------- the parent
+
+
+def last_line(what: str, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """The JSON that a process prints last."""
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    if done.returncode:
+        raise SystemExit(f"{what} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def contestants(model: str, options: argparse.Namespace) -> dict[str, list[str]]:
+    """The command of each, but for the job."""
+    own = [sys.executable, "-m", "benchmarks.peers", "--zoo"]
+    commands = {f"zoo {backend}": own for backend in options.backends}
+    for peer, models in PEERS.items():
+        package = peer.removesuffix("-deprecated")
+        python = getattr(options, package)
+        if python and model in models:
+            script = Path(__file__).absolute().with_name(f"peer_{package}.py")
+            commands[peer] = [str(Path(python).absolute()), "-P", str(script)]
+    return commands
+
+
+def measure(model: str, job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """All contestants, in turns."""
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    for number in range(options.rounds):
+        for name, command in contestants(model, options).items():
+            environment = {"OMP_NUM_THREADS": str(job["threads"]), "MKL_NUM_THREADS": str(job["threads"])}
+            if name.startswith("zoo "):
+                environment["KERAS_BACKEND"] = name.removeprefix("zoo ")
+            mine = job | {"deprecated": name.endswith("-deprecated")}
+            found = last_line(f"{name}, {model}", [*command, json.dumps(mine)], environment)
+            rounds.setdefault(name, []).append(found)
+            epochs = " ".join(f"{seconds:.2f}" for seconds in found["seconds"])
+            print(f"{model} round {number + 1}  {name:<18} epochs of {epochs} s", flush=True)
+    rows = {name: summary(found) for name, found in rounds.items()}
+    for row in rows.values():
+        row["times"] = {
+            other: round(row["seconds"] / rows[other]["seconds"], 3) for other in rows if other.startswith("zoo ")
+        }
+    return rows
+
+
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One contestant; the first epoch of each round compiles."""
+    seconds = statistics.median(epoch for found in rounds for epoch in found["seconds"][1:])
+    first = rounds[0]
+    return {
+        "seconds": round(seconds, 3),
+        "peak_gib": round(max(found["peak_gib"] for found in rounds), 3),
+        "tokens_per_second": round(first["tokens"] / seconds),
+        **{key: first[key] for key in ("tokens", "slots", "steps", "loss", "versions")},
+        "epochs": [[round(epoch, 3) for epoch in found["seconds"]] for found in rounds],
+    }
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    columns = [name for name in rows if name.startswith("zoo ")]
+    heads = "".join(f"{'/ ' + name.removeprefix('zoo '):>13}" for name in columns)
+    lines = [f"{'':<18}{'s / epoch':>11}{'peak GiB':>10}{'tokens / s':>12}{'tokens':>11}{'slots':>11}{heads}"]
+    for name, row in rows.items():
+        times = "".join(f"{row['times'][column]:>13.2f}" for column in columns)
+        lines.append(
+            f"{name:<18}{row['seconds']:>11.2f}{row['peak_gib']:>10.2f}{row['tokens_per_second']:>12,}"
+            f"{row['tokens']:>11,}{row['slots']:>11,}{times}"
+        )
+    return "\n".join(lines)
+
+
+def listed(known: tuple[str, ...]) -> Any:
+    """Reads names separated by commas."""
+
+    def read(text: str) -> list[str]:
+        if unknown := set(names := text.split(",")) - set(known):
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        return names
+
+    return read
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("--rectools", metavar="PYTHON")
+    parser.add_argument("--replay", metavar="PYTHON")
+    parser.add_argument("--models", type=listed(tuple(MODELS)), default=list(MODELS))
+    backends = ("tensorflow", "jax", "torch")
+    parser.add_argument("--backends", type=listed(backends), default=list(backends))
+    parser.add_argument("--epochs", type=int, default=3, help="of each process; the first is not counted")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--layout", default="pairs")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="take N users alone and write no results")
+    options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error("--epochs: at least 2, for the first is not counted")
+    threads, load = int(os.environ.get("OMP_NUM_THREADS", "2")), os.getloadavg()[0]
+    if load > 0.5:
+        print(f"The machine is busy (load {load:.1f}): PyTorch's threads wait for each other, its times mean nothing.")
+    with tempfile.TemporaryDirectory() as folder:
+        train = str(Path(folder, "train.npz"))
+        prepared = json.dumps([options.file, options.layout, options.limit, train])
+        data = last_line("reading", [sys.executable, "-m", "benchmarks.peers", "--prepare", prepared], {})
+        print(f"training: {data['events']:,} events of {data['users']:,} users and {data['items']:,} items")
+        for model in options.models:
+            settings = SETTINGS | MODELS[model]
+            job = {"model": model, **settings, "times": data["times"], "epochs": options.epochs, "threads": threads}
+            rows = measure(model, job | {"train": train}, options)
+            print(f"\n{model}, median of {options.rounds} x {options.epochs - 1} epochs, {threads} threads")
+            print(table(rows))
+            if len({row["tokens"] for row in rows.values()}) > 1:
+                print("NOT THE SAME EVENTS: see the column `tokens`")
+            if not options.limit:
+                results = {"load_before": round(load, 2), "job": job, "data": data, "rows": rows}
+                print(write_record(f"peers_{model}", results, ("numpy",)))
+            print(flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--prepare"]:
+        print(json.dumps(prepare(*json.loads(sys.argv[2]))))
+    elif sys.argv[1:2] == ["--zoo"]:
+        print(json.dumps(zoo(json.loads(sys.argv[2]))))
+    else:
+        main()
