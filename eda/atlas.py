@@ -282,9 +282,7 @@ def _canvas(
     figure.text(
         0.015, 1 - 0.12 / total, style.plain(atlas.title), va="top", fontsize=13, fontweight="bold", color=style.INK
     )
-    figure.text(
-        0.015, 1 - 0.41 / total, "\n".join(notes), va="top", fontsize=8.5, color=style.GREY, linespacing=1.35
-    )
+    figure.text(0.015, 1 - 0.41 / total, "\n".join(notes), va="top", fontsize=8.5, color=style.GREY, linespacing=1.35)
     ax = figure.add_axes((0.015, 0.05 / total, MAP_WIDTH / width, height / total), projection=projection)
     sizes = np.bincount(atlas.group, minlength=len(atlas.groups))
     marks = [

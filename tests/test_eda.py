@@ -548,7 +548,9 @@ def test_comparison_orders_models_and_marks_the_reference():
         "two_tower": {"hit_rate@10": 0.2, "ndcg@10": 0.1},
     }
     intervals = {"two_tower": {"hit_rate@10": [0.18, 0.22]}, "ease": {"hit_rate@10": [0.08, 0.19]}}
-    figure = model_comparison({"rows": rows, "intervals": intervals})
+    figure = model_comparison({"rows": rows, "intervals": intervals, "metric": "ndcg@10"})
+    assert [ax.lines[-1].get_xdata()[0] for ax in figure.axes] == [0.02, 0.05]  # what is tested comes first
+    figure = model_comparison({"rows": rows, "intervals": intervals}, ["hit_rate@10", "ndcg@10"])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["two_tower", "ease", "most_popular"]
     title = figure.get_suptitle().replace("\n", " ")
     assert title == (

@@ -357,6 +357,15 @@ def test_mixed_precision_is_read_and_stated():
     assert "1 of 2 timestamps are dates without a time" in Dataset.from_frame(frame).notes[0]
 
 
+def test_numbers_that_can_be_no_time_are_told_of(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("user,item,paid\n1,2,95\n1,3,12\n")
+    assert load(file, columns=Columns(timestamp="paid")).notes == (
+        "paid is read as a time, the newest of 1970; if it is none, name the right column with data.columns.timestamp, "
+        "or set that to null",
+    )
+
+
 def test_days_written_as_numbers():
     frame = pd.DataFrame({"user": 1, "item": range(2), "date": [20200301, 20200302]})
     dataset = Dataset.from_frame(frame)

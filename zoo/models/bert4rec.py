@@ -130,7 +130,17 @@ MODEL = ModelSpec(
         "base": _recipe(
             {"epochs": 200, "batch_size": 32, "learning_rate": 2e-3, "patience": 10}, max_length=50, mask_share=0.4
         ),
-        "ml-1m": _recipe({"epochs": 200, "batch_size": 32, "learning_rate": 2e-3, "patience": 15}, mask_share=0.4),
+        "ml-1m": _recipe(
+            {"epochs": 100, "batch_size": 64, "learning_rate": 2e-3, "ema": 0.995, "patience": 8},
+            embedding_dim=128,
+            num_heads=4,
+            expansion=2,
+            relative_bias=True,
+            all_events=True,
+            dropout=0.2,
+            attention_dropout=0.2,
+            mask_share=0.3,
+        ),
         "beauty": _recipe(
             {"epochs": 200, "batch_size": 128, "patience": 10}, max_length=50, dropout=0.5, mask_share=0.4
         ),

@@ -146,8 +146,8 @@ MODEL = ModelSpec(
         ),
         "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, {"max_length": 50}),
         "ml-1m": _recipe(
-            {"epochs": 100, "batch_size": 128, "learning_rate": 2e-3, "patience": 10},
-            {"embedding_dim": 128, "dropout": 0.3, "embedding_dropout": 0.2},
+            {"epochs": 60, "batch_size": 128, "learning_rate": 2e-3, "ema": 0.99, "patience": 6},
+            {"embedding_dim": 128, "all_events": True, "dropout": 0.3, "embedding_dropout": 0.2},
         ),
         "beauty": _recipe(
             {"epochs": 100, "batch_size": 128, "patience": 10},

@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -19,6 +19,9 @@ from zoo.data.sources import databases, engine, files
 from zoo.data.sources.columns import listed, recognise
 from zoo.data.sources.connection import CANONICAL_INTEGER, arrow, connect, explained, quoted, scalar, schema
 from zoo.data.sources.timestamps import RowError
+
+DAWN = 631_152_000_000  # milliseconds: 1990, before which hardly a log begins
+YEAR = 31_556_952_000  # milliseconds
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def read(path: str, data: DataConfig) -> Dataset:
         roles = recognise(found, data.columns, table.name)
     selected = ", ".join(f"{quoted(column)} AS {quoted(role)}" for role, column in roles.items())
     try:
-        return engine.collect(
+        dataset = engine.collect(
             connection,
             f"SELECT {selected} FROM (\n{table.sql}\n)",
             name=table.name,
@@ -74,6 +77,7 @@ def read(path: str, data: DataConfig) -> Dataset:
         )
     except RowError as error:
         raise _located(connection, table, error) from None
+    return replace(dataset, notes=(*dataset.notes, *_long_ago(dataset, roles)))
 
 
 def from_frames(
@@ -99,6 +103,17 @@ def _without_time(found: list[str], roles: dict[str, str]) -> tuple[str, ...]:
     if "timestamp" in roles or not unused:
         return ()
     return (f"no time: the order of the rows is that of the events (unused: {listed(unused)}; data.columns.timestamp)",)
+
+
+def _long_ago(dataset: Dataset, roles: dict[str, str]) -> tuple[str, ...]:
+    """Says so where what was taken for the time is too small to be one: a price, a rank."""
+    newest = 0 if dataset.events.timestamp is None else int(dataset.events.timestamp.max())
+    if "timestamp" not in roles or newest >= DAWN:
+        return ()
+    return (
+        f"{roles['timestamp']} is read as a time, the newest of {1970 + newest // YEAR}; if it is none, name the right "
+        "column with data.columns.timestamp, or set that to null",
+    )
 
 
 def features(connection: duckdb.DuckDBPyConnection, path: str, side: str, given: Columns) -> str:

@@ -16,7 +16,6 @@ UNITS = (
 )
 # Units are told apart row by row only where every number, in its own unit, lies between 1990 and 2100.
 _PLAUSIBLE_MILLISECONDS = (631_152_000_000, 4_102_444_800_000)
-_YEAR = 31_556_952_000  # milliseconds
 
 
 class RowError(DataError):
@@ -66,12 +65,6 @@ def to_milliseconds(connection: duckdb.DuckDBPyConnection, kind: str, name: str)
     ).fetchone()
     if bad:
         raise RowError(name, bad[0], _problem(bad[1], kind))
-    newest = connection.execute(f"SELECT max({value}) FROM log").fetchone()
-    if newest and newest[0] is not None and newest[0] < _PLAUSIBLE_MILLISECONDS[0]:
-        notes.append(
-            f"the newest event is of {1970 + newest[0] // _YEAR}: if these are no times, name the column that holds "
-            "them with data.columns.timestamp, or set that to null"
-        )
     return value, notes
 
 

@@ -1,0 +1,124 @@
+"""What share of the machine's matrix-product rate a training step reaches, on each backend.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.step_rate FILE MODEL[,MODEL...] [BACKEND,...] [LAYOUT] [K=V,...]
+
+The models are as in `benchmarks.peers`: 64 dimensions, two blocks, histories of 200, batches of 128 users, dropout .1,
+full cross-entropy. The products of a step are counted by PyTorch as it runs them, forward and backward; other backends
+run the same ones. The rate is that of float32 matrices of 2,048 x 2,048, the best of NumPy and PyTorch. Products with
+padding, of which packed rows have next to none, and those that the causal mask hides afterwards count as work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import write_record
+
+KNOBS: dict[str, str] = {
+    "sasrec": "block=original,dropout=0.1,attention_dropout=0.1",
+    "bert4rec": "dropout=0.1,attention_dropout=0.1,transform=false,item_bias=false,last_share=0,mask_share=0.2",
+    "hstu": "dropout=0.1,use_time=false",
+    "gru4rec": "dropout=0.1,embedding_dropout=0",
+}
+COMMON = "batch_size=128,embedding_dim=64,max_length=200,all_events=false,learning_rate=0.001"
+STEPS = 12
+
+
+def matrix_rate() -> float:
+    """Float32 operations a second of large matrix products: the best of several, in two libraries."""
+    import torch
+
+    size, best = 2048, float("inf")
+    a = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    b = torch.from_numpy(a)
+    for product in (lambda: a @ a, lambda: b @ b):
+        for _ in range(6):
+            begin = time.perf_counter()
+            product()
+            best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+def child(file: str, name: str, layout: str, knobs: str, count: bool) -> dict[str, Any]:
+    """Seconds of a step and, where asked for, its operations."""
+    import keras
+
+    from config import DataConfig, RunConfig, TrainConfig, override
+    from zoo import artifacts, backends, registry
+    from zoo.data import sources, splits
+    from zoo.data.catalogue import prepare
+
+    spec = registry.get(name)
+    config = override(RunConfig(model=spec.preset("base").model, train=TrainConfig()), [COMMON])
+    config = override(config, [option for option in (KNOBS.get(name, ""), knobs) if option])
+    backends.configure(config.train)
+    dataset = sources.load(DataConfig(path=file, layout=layout), config.sample, 0)
+    prepared = prepare(splits.split(dataset, config.split, 0))
+    model = artifacts.build(name, config, prepared.catalogue)
+    loader = spec.stages[-1].loader(prepared.train, prepared.catalogue, config)
+    loader.set_epoch(0)
+    batches = [keras.tree.map_structure(keras.ops.convert_to_tensor, loader[i]) for i in range(STEPS)]
+    model.compile(optimizer=keras.optimizers.Adam(config.train.learning_rate))
+    tokens = int(np.count_nonzero(keras.ops.convert_to_numpy(batches[1][0]["segment"])))
+    seconds = []
+    for batch in batches:
+        begin = time.perf_counter()
+        loss = model.train_on_batch(*batch)
+        seconds.append(time.perf_counter() - begin)
+    assert np.isfinite(loss)
+    row: dict[str, Any] = {"step_ms": round(1e3 * statistics.median(seconds[2:]), 1), "tokens": tokens}
+    if count:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            model.train_on_batch(*batches[1])
+        row["operations"] = counter.get_total_flops()
+    return row
+
+
+def run(backend: str, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.step_rate", "--child", *options]
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    if not 3 <= len(sys.argv) <= 6:
+        raise SystemExit(__doc__)
+    file, models, *given = sys.argv[1:]
+    backends, layout, knobs = (*given, *("tensorflow,jax,torch", "pairs", "")[len(given) :])
+    results: dict[str, Any] = {}
+    print(f"{'model':<10}{'backend':<12}{'step ms':>9}{'tokens / s':>12}{'Gop / step':>12}{'Gop / s':>9}{'share':>8}")
+    for model in models.split(","):
+        operations = run("torch", file, model, layout, knobs, "count")["operations"]
+        for backend in backends.split(","):
+            rate = matrix_rate()
+            row = run(backend, file, model, layout, knobs)
+            speed = operations / row["step_ms"] * 1e3
+            row |= {"operations": operations, "rate": round(rate), "share": round(speed / rate, 3)}
+            results.setdefault(model, {})[backend] = row
+            print(
+                f"{model:<10}{backend:<12}{row['step_ms']:>9.0f}{row['tokens'] / row['step_ms'] * 1e3:>12,.0f}"
+                f"{operations / 1e9:>12.1f}{speed / 1e9:>9.1f}{row['share']:>8.2f}",
+                flush=True,
+            )
+    print(write_record("step_rate", results, ("numpy", "keras", "jax", "tensorflow", "torch")))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        measured = child(*sys.argv[2:6], count=sys.argv[6:7] == ["count"])  # type: ignore[misc]
+        print(json.dumps(measured))
+    else:
+        main()
