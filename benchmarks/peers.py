@@ -99,9 +99,9 @@ def zoo(job: dict[str, Any]) -> dict[str, Any]:
 
     name = job["model"].removesuffix("-sampled")
     knobs = {
-        "sasrec": f"block=original,expansion=1,attention_dropout={job['dropout']}",
+        "sasrec": f"block=original,relative_bias=false,expansion=1,attention_dropout={job['dropout']}",
         "bert4rec": f"mask_share={job.get('mask')},last_share=0,transform=false,item_bias=false,expansion=4,"
-        f"attention_dropout={job['dropout']}",
+        f"relative_bias=false,attention_dropout={job['dropout']}",
         # RecTools looks at the time of the next event wherever it looks at times.
         "hstu": f"similarity=cosine,temperature={job.get('temperature')},"
         f"use_time={job['times']},query_time={job['times']}",
@@ -109,7 +109,7 @@ def zoo(job: dict[str, Any]) -> dict[str, Any]:
     if job["negatives"]:
         knobs += f",loss=sampled_softmax,share_negatives=true,num_negatives={job['negatives']}"
     knobs += (
-        f",embedding_dim={job['dim']},num_blocks={job['blocks']},num_heads={job['heads']},max_length={job['length']},"
+        f",all_events=false,embedding_dim={job['dim']},num_blocks={job['blocks']},num_heads={job['heads']},max_length={job['length']},"
         f"dropout={job['dropout']},batch_size={job['batch']},learning_rate={job['rate']},epochs={job['epochs']},"
         f"threads={job['threads']},patience=null"
     )

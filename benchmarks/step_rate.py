@@ -23,8 +23,9 @@ import numpy as np
 from benchmarks.record import write_record
 
 KNOBS: dict[str, str] = {
-    "sasrec": "block=original,dropout=0.1,attention_dropout=0.1",
-    "bert4rec": "dropout=0.1,attention_dropout=0.1,transform=false,item_bias=false,last_share=0,mask_share=0.2",
+    "sasrec": "block=original,relative_bias=false,num_heads=1,dropout=0.1,attention_dropout=0.1",
+    "bert4rec": "relative_bias=false,dropout=0.1,attention_dropout=0.1,transform=false,item_bias=false,last_share=0,"
+    "mask_share=0.2",
     "hstu": "dropout=0.1,use_time=false",
     "gru4rec": "dropout=0.1,embedding_dropout=0",
 }

@@ -128,7 +128,11 @@ MODEL = ModelSpec(
             mask_share=0.4,
         ),
         "base": _recipe(
-            {"epochs": 200, "batch_size": 32, "learning_rate": 2e-3, "patience": 10}, max_length=50, mask_share=0.4
+            {"epochs": 200, "batch_size": 32, "learning_rate": 2e-3, "patience": 10},
+            max_length=50,
+            all_events=True,
+            relative_bias=True,
+            mask_share=0.4,
         ),
         "ml-1m": _recipe(
             {"epochs": 100, "batch_size": 64, "learning_rate": 2e-3, "ema": 0.995, "patience": 8},

@@ -144,7 +144,7 @@ MODEL = ModelSpec(
         "tiny": _recipe(
             {"epochs": 20, "batch_size": 32, "learning_rate": 1e-2}, {"embedding_dim": 16, "max_length": 16}
         ),
-        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, {"max_length": 50}),
+        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, {"max_length": 50, "all_events": True}),
         "ml-1m": _recipe(
             {"epochs": 60, "batch_size": 128, "learning_rate": 2e-3, "ema": 0.99, "patience": 6},
             {"embedding_dim": 128, "all_events": True, "dropout": 0.3, "embedding_dropout": 0.2},

@@ -145,7 +145,9 @@ MODEL = ModelSpec(
             max_length=16,
             similarity="dot",
         ),
-        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, max_length=50, dropout=0.2),
+        "base": _recipe(
+            {"epochs": 100, "batch_size": 128, "patience": 10}, max_length=50, all_events=True, dropout=0.2
+        ),
         "ml-1m": _recipe(
             {"epochs": 60, "batch_size": 128, "learning_rate": 2e-3, "ema": 0.99, "patience": 6},
             all_events=True,

