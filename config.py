@@ -123,6 +123,9 @@ class SplitConfig(Section):
     target_actions: tuple[str, ...] | None = Field(
         None, description="actions that validation and test aim at; null: all"
     )
+    target_domains: tuple[str, ...] | None = Field(
+        None, description="domains that validation and test aim at, and whose items alone are ranked; null: all"
+    )
 
 
 class TrainConfig(Section):

@@ -64,7 +64,7 @@ def train_production_model(options: Namespace) -> None:
         config = override(config, [f"train.epochs={best_epoch}"])
     elif registry.get(request.name).stages:
         print(f"epochs: {config.train.epochs}, as configured; no validation run in {request.run_dir} says how many")
-    prepared = prepare(splits.everything(_read(config)))
+    prepared = prepare(splits.everything(_read(config), config.split))
     config = override(config, ["train.patience=null", "train.reduce_on_plateau=null"])
     if request.resume and _holds(directory, request.name, config, prepared.split):
         print(f"{directory}: this run is finished; nothing to resume")

@@ -9,7 +9,6 @@ import numpy as np
 from config import EvaluateConfig
 from zoo.data import splits
 from zoo.data.catalogue import Prepared
-from zoo.data.vocabulary import NUM_SPECIALS
 from zoo.evaluation import Evaluation
 
 SHOWN = ("hit_rate", "ndcg", "mrr", "coverage", "novelty", "diversity", "popularity")  # by `describe`
@@ -53,7 +52,7 @@ def audit(
         "split": split.strategy,
         "split_sha256": split.sha256,
         **evaluation.counts,
-        "candidates": items.size - NUM_SPECIALS,
+        "candidates": prepared.catalogue.num_candidates,
         "candidates_never_trained": items.size - items.trained_size,
         "seen_items": "excluded" if config.exclude_seen else "included",
         "score_ties": "count against the target",

@@ -65,7 +65,8 @@ def evaluate(
 ) -> Evaluation:
     """Ranks every target against the whole catalogue.
 
-    * Candidates are all items of the catalogue, also those that only a feature table knows; never special tokens.
+    * Candidates are all items of the catalogue, also those that only a feature table knows, or `catalogue.candidates`
+      where there are some; never special tokens.
     * With `config.exclude_seen` all items of the user's known history are taken out, not only those in a model's
       window. A target that was itself seen before is still ranked (against unseen items), and counted as a repeat.
     * Ties lose: the rank of a target is 1 + the candidates that score as much or more. Other targets of the same user
@@ -179,6 +180,8 @@ def _rank(
     size = int(np.clip(BLOCK_BYTES // (4 * catalogue.items.size), 1, BLOCK_USERS))
     start = 0
     for part, scores in _score_blocks(model, histories, size):
+        if catalogue.candidates is not None:
+            scores[:, ~catalogue.candidates] = -np.inf
         block = slice(start, start + len(scores))
         start += len(scores)
         mine = slice(int(targets.offsets[block.start]), int(targets.offsets[start]))
@@ -273,7 +276,7 @@ class _Lists:
         self.information = metrics.self_information(catalogue.item_counts)
         self.percentile = metrics.popularity_percentile(catalogue.item_counts)
         self.vectors = describe_items(catalogue, histories)
-        self.num_items = catalogue.items.size - NUM_SPECIALS
+        self.num_items = catalogue.num_candidates
         self.listed = {k: np.zeros(catalogue.items.size, bool) for k in top_k}
         self.values: dict[str, list[np.ndarray]] = defaultdict(list)
 

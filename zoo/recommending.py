@@ -60,13 +60,13 @@ def asked_items(catalogue: Catalogue, items: str | tuple[str | int, ...] | None)
 
 
 def allowed_items(catalogue: Catalogue, config: PredictConfig) -> np.ndarray | None:
-    """(V,) bool: the tokens that `config.allow` and `config.deny` leave; None where all may be recommended.
+    """(V,) bool: the candidates that `config.allow` and `config.deny` leave; None where all may be recommended.
 
     Raises:
         DataError: a list names an unknown item, cannot be read, or leaves nothing.
     """
     if config.allow is None and config.deny is None:
-        return None
+        return catalogue.candidates
     ids = catalogue.items.ids
     allowed = np.full(catalogue.items.size, config.allow is None)
     if config.allow is not None:
@@ -74,6 +74,8 @@ def allowed_items(catalogue: Catalogue, config: PredictConfig) -> np.ndarray | N
     if config.deny is not None:
         allowed[_rows(ids, config.deny, "predict.deny", "items") + NUM_SPECIALS] = False
     allowed[:NUM_SPECIALS] = False
+    if catalogue.candidates is not None:
+        allowed &= catalogue.candidates
     if not allowed.any():
         raise DataError("predict.allow and predict.deny leave no item to recommend")
     return allowed

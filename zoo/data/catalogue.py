@@ -26,6 +26,8 @@ class Catalogue:
         item_counts: (V,) int64 training events of each item token; 0 for specials and untrained items.
         user_features, item_features: a row per token, or None where there are no features.
         labels: names behind coded event columns (action, domain); of actions those alone that training has.
+        candidates: (V,) bool, the items that may be recommended, where these are not all: those that were trained on in
+            one of the split's target domains.
     """
 
     users: Vocabulary
@@ -34,6 +36,12 @@ class Catalogue:
     user_features: FeatureTable | None = None
     item_features: FeatureTable | None = None
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    candidates: np.ndarray | None = None
+
+    @property
+    def num_candidates(self) -> int:
+        """Items that may be recommended."""
+        return self.items.size - NUM_SPECIALS if self.candidates is None else int(np.count_nonzero(self.candidates))
 
     @cached_property
     def actions(self) -> Vocabulary:
@@ -44,6 +52,8 @@ class Catalogue:
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it as plain arrays by name, for a file without pickles; text is UTF-8 bytes and offsets."""
         result = {"item_counts": self.item_counts, "labels": _text_array([json.dumps(self.labels)])}
+        if self.candidates is not None:
+            result["candidates"] = self.candidates
         for name, vocabulary in (("users", self.users), ("items", self.items)):
             result[f"{name}.num_trained"] = np.array(vocabulary.num_trained)
             if vocabulary.ids.dtype == object:
@@ -79,7 +89,8 @@ class Catalogue:
 
         labels = {key: tuple(names) for key, names in json.loads(arrays["labels"].tobytes()).items()}
         tables = features("user_features"), features("item_features")
-        return cls(vocabulary("users"), vocabulary("items"), arrays["item_counts"], *tables, labels)
+        known = vocabulary("users"), vocabulary("items"), arrays["item_counts"]
+        return cls(*known, *tables, labels, arrays.get("candidates"))
 
 
 @dataclass(frozen=True)
@@ -162,6 +173,7 @@ def prepare(split: Split) -> Prepared:
         encode_features(dataset.users, user_token, users),
         encode_features(dataset.items, item_token, items),
         _trained_labels(dataset, train),
+        _candidates(split, train, item_token, items),
     )
     return _prepared(split, catalogue, user_token, item_token)
 
@@ -194,6 +206,16 @@ def _trained_labels(dataset: Dataset, train: Events) -> dict[str, tuple[str, ...
     there = np.bincount(train.columns["action"], minlength=len(dataset.labels["action"]))
     names = tuple(name for name, count in zip(dataset.labels["action"], there, strict=True) if count)
     return {**dataset.labels, "action": names}
+
+
+def _candidates(split: Split, train: Events, item_token: np.ndarray, items: Vocabulary) -> np.ndarray | None:
+    """Items with a training event in a target domain; None where the split aims at all domains."""
+    if split.domains is None:
+        return None
+    result = np.zeros(items.size, bool)
+    result[item_token[train.item[np.isin(train.columns["domain"], split.domains)]]] = True
+    result[:NUM_SPECIALS] = False
+    return result
 
 
 def _vocabulary(entities: Entities, trained: np.ndarray) -> tuple[Vocabulary, np.ndarray]:

@@ -6,7 +6,7 @@ Split first, count afterwards: vocabulary, popularity and features see the train
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -39,6 +39,7 @@ class Split:
         notes: what was dropped and why, a line each.
         rolling: whether each target is ranked on its own from all that its user did before it, earlier targets
             included; otherwise a user's targets are ranked together.
+        domains: codes of the domains whose items are candidates; None: all items are.
     """
 
     dataset: Dataset
@@ -46,6 +47,7 @@ class Split:
     strategy: str
     notes: tuple[str, ...] = ()
     rolling: bool = False
+    domains: tuple[int, ...] | None = None
 
     def events(self, *parts: int) -> Events:
         """The events of these parts, in order."""
@@ -77,12 +79,15 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
 
     Raises:
         DataError: nothing is left to train on or to test.
-        ConfigError: dates that are missing, unreadable or in the wrong order; an action that the log does not have.
+        ConfigError: dates that are missing, unreadable or in the wrong order; an action or domain that the log does not
+            have.
     """
-    aims = None
+    aims, domains = None, _target_domains(dataset, config)
     if config.target_actions is not None:
         codes = dataset.codes("action", config.target_actions, "split.target_actions")
         aims = np.isin(dataset.events.columns["action"], codes)
+    if domains is not None:
+        aims = np.isin(dataset.events.columns["domain"], domains) & (True if aims is None else aims)
     if config.strategy == "leave_one_out":
         result = leave_one_out(dataset, aims)
     elif config.strategy == "temporal":
@@ -95,12 +100,26 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
                 f"{dataset.name}: the {config.strategy} split leaves no {name} event "
                 f"({len(dataset.events):,} events of {dataset.num_users:,} users); add data or choose another split"
             )
-    return result
+    if domains is None:
+        return result
+    aimed_at = ", ".join(dataset.labels["domain"][code] for code in domains)
+    return replace(result, domains=domains, notes=(*result.notes, f"targets and candidates are of {aimed_at} alone"))
 
 
-def everything(dataset: Dataset) -> Split:
-    """All events for training: the split of a production model."""
-    return Split(dataset, np.full(len(dataset.events), TRAIN, np.int8), "everything")
+def everything(dataset: Dataset, config: SplitConfig | None = None) -> Split:
+    """All events for training: the split of a production model.
+
+    Raises:
+        ConfigError: `config.target_domains` names a domain that the log does not have.
+    """
+    domains = _target_domains(dataset, config or SplitConfig())
+    return Split(dataset, np.full(len(dataset.events), TRAIN, np.int8), "everything", domains=domains)
+
+
+def _target_domains(dataset: Dataset, config: SplitConfig) -> tuple[int, ...] | None:
+    if config.target_domains is None:
+        return None
+    return tuple(dataset.codes("domain", config.target_domains, "split.target_domains"))
 
 
 def _all_or(aims: np.ndarray | None, dataset: Dataset) -> np.ndarray:
