@@ -63,6 +63,8 @@ Layout = Literal[
     "online_retail",
     "complete_journey",
     "t_ecd",
+    "trigrec",
+    "tricdr",
     "pickled_dict",
 ]
 

@@ -2,7 +2,8 @@
 
     PYTHON benchmarks/peer_replay.py JOB
 
-PYTHON is that of an environment with RePlay; nothing of the zoo is imported. JOB is JSON from benchmarks/peers.py.
+PYTHON is that of an environment with RePlay; nothing of the zoo is imported. JOB is JSON from benchmarks/peers.py, or
+from benchmarks/peer_quality.py: that one has `known`, and after every epoch gets the vectors of users and items.
 RePlay has two SasRecs: `current`, of replay.nn, and `former`, of replay.models.nn, which it calls deprecated. Its
 Bert4Rec is of replay.models.nn.
 """
@@ -106,15 +107,54 @@ def described(job: dict[str, Any], num_items: int, padding: int) -> TensorSchema
     return TensorSchema([item])
 
 
+def asked(job: dict[str, Any], histories: pd.DataFrame, num_items: int) -> dict[str, torch.Tensor]:
+    """{part: (n, L) what is known of each of the job's users}, padded on the left with `num_items`.
+
+    An item that nobody was trained on is left out.
+    """
+    with np.load(job["known"]) as known:
+        users, last = known["user"], known["item"].tolist()
+    train = histories.set_index("user")["item"].loc[users].tolist()
+    later = [[*history, item] if item >= 0 else history for history, item in zip(train, last, strict=True)]
+    logs, length = {"validation": train, "test": later}, job["length"]
+    padding = [num_items] * length
+    return {part: torch.tensor([(padding + history)[-length:] for history in logs[part]]) for part in job["parts"]}
+
+
+def vectors(module: Any, known: dict[str, torch.Tensor], num_items: int, batch: int) -> dict[str, np.ndarray]:
+    """{part: (n, D) users, "items": (V, D)} whose inner products are RePlay's scores, in the order of the job."""
+    module.eval()
+    with torch.no_grad():
+        if hasattr(module, "_model"):  # of replay.models.nn
+            read, items = module._model.forward_step, module._model.item_embedder.get_all_item_weights()
+        else:
+            read, items = module.model.body, module.model.body.embedder.get_item_weights()
+        found = {"items": items.detach().numpy()}
+        for part, histories in known.items():
+            states = [read({"item": some}, some != num_items)[:, -1] for some in histories.split(batch)]
+            found[part] = torch.cat(states).numpy()
+    module.train()
+    return found
+
+
+def judged(job: dict[str, Any], epoch: int, seconds: float, vectors: dict[str, np.ndarray]) -> bool:
+    """Hands over the vectors of an epoch and waits for the verdict: whether training is to go on."""
+    for name, array in vectors.items():
+        np.save(Path(job["vectors"], name), array)
+    print(json.dumps({"epoch": epoch, "seconds": seconds}), flush=True)
+    return sys.stdin.readline().strip() == "on"
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
     warnings.filterwarnings("ignore")
     torch.set_num_threads(job["threads"])
-    lightning.seed_everything(0, verbose=False)
+    lightning.seed_everything(job["seed"], verbose=False)
     with np.load(job["train"]) as log:
         events = pd.DataFrame({"user": log["user"], "item": log["item"].astype(np.int64)})
     num_items = int(events["item"].max()) + 1
     histories = events.groupby("user")["item"].agg(list).reset_index()
+    known = asked(job, histories, num_items) if job.get("known") else {}
     began, ended, tokens, slots = [], [], [], []
 
     def count(trainer: Any, module: Any, batch: dict[str, Any], index: int) -> None:
@@ -122,6 +162,12 @@ def main() -> None:
             mask = batch["pad_mask" if "pad_mask" in batch else "padding_mask"]
             tokens.append(int(mask.sum()))
             slots.append(mask.numel())
+
+    def end(trainer: Any, module: Any) -> None:
+        ended.append(time.perf_counter())
+        if known:
+            found = vectors(module, known, num_items, job["batch"])
+            trainer.should_stop = not judged(job, len(ended), ended[-1] - began[-1], found)
 
     trainer = lightning.Trainer(
         max_epochs=job["epochs"],
@@ -135,7 +181,7 @@ def main() -> None:
         callbacks=[
             LambdaCallback(
                 on_train_epoch_start=lambda *_: began.append(time.perf_counter()),
-                on_train_epoch_end=lambda *_: ended.append(time.perf_counter()),
+                on_train_epoch_end=end,
                 on_train_batch_start=count,
             )
         ],

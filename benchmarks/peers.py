@@ -50,7 +50,9 @@ SETTINGS: dict[str, Any] = {
     "batch": 128,
     "dropout": 0.1,
     "rate": 1e-3,
-    "negatives": 0,
+    "negatives": 0,  # none: full cross-entropy
+    "shared": True,  # the negatives, by the events of a batch
+    "seed": 0,
 }
 MODELS: dict[str, dict[str, Any]] = {
     "sasrec": {},
@@ -88,14 +90,10 @@ def prepare(file: str, layout: str, limit: int, train: str) -> dict[str, Any]:
     return known | {"split_sha256": split.sha256}
 
 
-def zoo(job: dict[str, Any]) -> dict[str, Any]:
-    """One training by the zoo."""
-    import resource
-
+def zoo_config(job: dict[str, Any]) -> Any:
+    """The zoo's configuration for the settings of a job."""
     from config import override
-    from zoo import artifacts, backends, registry, training
-    from zoo.data import catalogue, splits
-    from zoo.data.dataset import Dataset, Entities, Events
+    from zoo import registry
 
     name = job["model"].removesuffix("-sampled")
     knobs = {
@@ -107,14 +105,25 @@ def zoo(job: dict[str, Any]) -> dict[str, Any]:
         f"use_time={job['times']},query_time={job['times']}",
     }[name]
     if job["negatives"]:
-        knobs += f",loss=sampled_softmax,share_negatives=true,num_negatives={job['negatives']}"
+        knobs += f",loss=sampled_softmax,share_negatives={job['shared']},num_negatives={job['negatives']}"
     knobs += (
-        f",all_events=false,embedding_dim={job['dim']},num_blocks={job['blocks']},num_heads={job['heads']},max_length={job['length']},"
-        f"dropout={job['dropout']},batch_size={job['batch']},learning_rate={job['rate']},epochs={job['epochs']},"
-        f"threads={job['threads']},patience=null"
+        f",all_events=false,embedding_dim={job['dim']},num_blocks={job['blocks']},num_heads={job['heads']},"
+        f"max_length={job['length']},dropout={job['dropout']},batch_size={job['batch']},learning_rate={job['rate']},"
+        f"epochs={job['epochs']},threads={job['threads']},patience=null,seed={job['seed']}"
     )
-    spec = registry.get(name)
-    config = override(spec.preset("base"), [knobs])
+    return override(registry.get(name).preset("base"), [knobs])
+
+
+def zoo(job: dict[str, Any]) -> dict[str, Any]:
+    """One training by the zoo."""
+    import resource
+
+    from zoo import artifacts, backends, registry, training
+    from zoo.data import catalogue, splits
+    from zoo.data.dataset import Dataset, Entities, Events
+
+    name = job["model"].removesuffix("-sampled")
+    spec, config = registry.get(name), zoo_config(job)
     backends.configure(config.train)
     backends.seed(config.seed)
     with np.load(job["train"]) as log:
@@ -157,9 +166,14 @@ def contestants(model: str, options: argparse.Namespace) -> dict[str, list[str]]
         package = peer.removesuffix("-deprecated")
         python = getattr(options, package)
         if python and model in models:
-            script = Path(__file__).absolute().with_name(f"peer_{package}.py")
-            commands[peer] = [str(Path(python).absolute()), "-P", str(script)]
+            commands[peer] = peer_command(package, python)
     return commands
+
+
+def peer_command(package: str, python: str) -> list[str]:
+    """The command of a peer's side, but for the job."""
+    script = Path(__file__).absolute().with_name(f"peer_{package}.py")
+    return [str(Path(python).absolute()), "-P", str(script)]
 
 
 def measure(model: str, job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

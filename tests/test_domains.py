@@ -1,5 +1,6 @@
 """Targets of one domain, histories of all: the split on the merged clock, and whose items are candidates."""
 
+import dataclasses
 import itertools
 import json
 
@@ -50,6 +51,20 @@ def test_nothing_of_any_domain_after_the_target_is_trained_on():
     # Of the second user nothing precedes the first of two targets, the third has one target alone: trained on whole.
     assert told == "tttVcT-" + "tttt" + "tttt"
     assert split.notes[-1] == "targets and candidates are of kitchen alone"
+
+
+def test_what_happens_at_the_time_of_a_target_is_not_known_before_it():
+    data = log("fkfkfk", "fkkf")
+    time = np.array([0, 1, 5, 5, 7, 7, 0, 3, 3, 3])
+    data = dataclasses.replace(data, events=dataclasses.replace(data.events, timestamp=time))
+    split = splits.split(data, AIM)
+    # The third event of the first user bears the time of the validation target, the fifth that of the test target.
+    assert split.part.tolist()[:6] == [
+        splits.TRAIN, splits.TRAIN, splits.TEST_CONTEXT, splits.VALIDATION, splits.DROPPED, splits.TEST,
+    ]  # fmt: skip
+    assert split.part.tolist()[6:] == [splits.TRAIN, splits.VALIDATION, splits.TEST, splits.DROPPED]
+    assert split.notes[-1] == "2 events of other domains at the very time of a target are not known before it"
+    assert prepare(split).cases("test")[0].lengths.tolist() == [4, 2]
 
 
 def test_candidates_are_the_trained_items_of_the_target_domain(dataset):

@@ -79,6 +79,8 @@ COUNTS = [  # file, options, users, items, events, clock
     ("completejourney-cc0", {}, 2_377, 20_902, 75_000, "global"),
     ("completejourney-cc0/transactions_sample.csv.gz", {}, 2_377, 20_902, 75_000, "global"),
     ("xdomain-food-kitchen-timestamps/interactions.csv.gz", {}, 16_579, 24_354 + 29_000, 163_234, "global"),
+    ("xdomain-food-kitchen-trigrec", {}, 34_117, 19_569 + 22_795, 234_986 + 218_539, "relative"),
+    ("xdomain-toy-game-tricdr", {}, 7_996, 37_868 + 11_735, 114_487 + 82_871, "order"),
     ("xdomain-food-kitchen-trigrec/food_all.txt.gz", {}, 34_117, 19_569, 234_986, "order"),
     ("xdomain-food-kitchen-trigrec/kitchen_all.txt.gz", {}, 34_117, 22_795, 218_539, "order"),
     ("xdomain-toy-game-tricdr/toy.txt.gz", {}, 7_996, 37_868, 114_487, "order"),

@@ -103,7 +103,35 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
     if domains is None:
         return result
     aimed_at = ", ".join(dataset.labels["domain"][code] for code in domains)
-    return replace(result, domains=domains, notes=(*result.notes, f"targets and candidates are of {aimed_at} alone"))
+    notes = [f"targets and candidates are of {aimed_at} alone"]
+    if config.strategy != "temporal" and not result.rolling:
+        known = _without_simultaneous(result, domains)
+        if moved := int(np.count_nonzero(known != result.part)):
+            notes.append(f"{moved:,} events of other domains at the very time of a target are not known before it")
+        result = replace(result, part=known)
+    return replace(result, domains=domains, notes=(*result.notes, *notes))
+
+
+def _without_simultaneous(split: Split, domains: tuple[int, ...]) -> np.ndarray:
+    """(E,) the parts, where an event of another domain that bears the time of its user's target comes after it.
+
+    Within a domain the file orders equal times; between domains nothing does.
+    """
+    events, part = split.dataset.events, split.part.copy()
+    if events.timestamp is None:
+        return part
+    other = ~np.isin(events.columns["domain"], domains)
+    when = {}
+    for name, code in TARGET.items():
+        when[name] = np.full(len(split.dataset.users), np.iinfo(np.int64).min)
+        when[name][events.user[part == code]] = events.timestamp[part == code]
+        when[name] = when[name][events.user]  # (E,) time of the user's target; none has the smallest of all
+    known = {"validation": (TRAIN, VALIDATION_CONTEXT), "test": (TRAIN, TEST_CONTEXT)}
+    at = {name: other & np.isin(part, known[name]) & (events.timestamp == when[name]) for name in TARGET}
+    later = at["validation"] & (when["test"] > when["validation"])  # known before the test, if that is later
+    part[at["validation"] | at["test"]] = DROPPED
+    part[later] = TEST_CONTEXT
+    return part
 
 
 def everything(dataset: Dataset, config: SplitConfig | None = None) -> Split:

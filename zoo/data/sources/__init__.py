@@ -11,7 +11,7 @@ from typing import Any
 
 from config import Columns, DataConfig, SampleConfig
 from zoo.data.dataset import DataError, Dataset
-from zoo.data.sources import attributes, cache, entities, files, generic, known, layouts
+from zoo.data.sources import attributes, cache, entities, files, generic, known, layouts, several
 from zoo.data.sources.connection import connect, explained
 
 # Layouts that are no plain table: name to module, imported when it is asked for. Each has
@@ -25,6 +25,8 @@ LAYOUTS = {
     "online_retail": "online_retail",
     "complete_journey": "complete_journey",
     "t_ecd": "t_ecd",
+    "trigrec": "trigrec",
+    "tricdr": "tricdr",
     "pickled_dict": "pickled_dict",
 }
 _SLOW = 3.0  # seconds after which a load says how long it took
@@ -41,6 +43,8 @@ def load(data: DataConfig, sample: SampleConfig | None = None, seed: int = 0) ->
         dataset = importlib.import_module("zoo.data.sources.synthetic").read(sample or SampleConfig(), seed)
     else:
         try:
+            if logs := several.named(data.path):
+                return _several(data, logs)
             data = _resolved(data)
             dataset = _read(data) if (inputs := _inputs(data)) is None else _cached(data, inputs)
         except PermissionError as error:
@@ -52,6 +56,13 @@ def load(data: DataConfig, sample: SampleConfig | None = None, seed: int = 0) ->
     if seconds > _SLOW:
         print(f"{dataset.name}: {len(dataset.events):,} events in {seconds:.1f} s", file=sys.stderr)
     return dataset
+
+
+def _several(data: DataConfig, logs: dict[str, str]) -> Dataset:
+    """Several logs as one; feature tables are of all."""
+    alone = {"users": None, "items": None}
+    parts = {name: load(data.model_copy(update={"path": path, **alone})) for name, path in logs.items()}
+    return _with_features(data, several.merge(parts, data.cache_dir))
 
 
 def _resolved(data: DataConfig) -> DataConfig:
@@ -115,6 +126,10 @@ def _read(data: DataConfig) -> Dataset:
         dataset = layout.read(str(Path(data.path).expanduser()), data)
     else:
         dataset = generic.read(data.path, data)
+    return _with_features(data, dataset)
+
+
+def _with_features(data: DataConfig, dataset: Dataset) -> Dataset:
     for side, path in (("user", data.users), ("item", data.items)):
         if path:
             connection = connect(data.cache_dir)
@@ -123,5 +138,6 @@ def _read(data: DataConfig) -> Dataset:
                 table = generic.features(connection, path, side, data.columns)
             with explained(path):
                 read = entities.read(connection, table, side, getattr(dataset, f"{side}s"), dataset.name)
-            dataset = replace(dataset, **{f"{side}s": read})
+            changed: dict[str, Any] = {f"{side}s": read}
+            dataset = replace(dataset, **changed)
     return dataset

@@ -49,6 +49,11 @@ def _of_folder(names: set[str]) -> Layout:
         return "complete_journey"
     if names >= {"users.pq", "items.pq"}:
         return "t_ecd"
+    stems = {name.partition(".")[0] for name in names}
+    if sum(stem.endswith("_all") for stem in stems) == 2 and sum(stem.startswith("cross_") for stem in stems) == 2:
+        return "trigrec"
+    if len(stems) == 3 and stems & {"mix", "mix_log_file_final"}:
+        return "tricdr"
     return "table"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,27 @@ def read(path: str, data: DataConfig) -> Dataset:
         DataError: anything but a dictionary of lists of ids in the file; above all whatever a pickle could run.
     """
     name = Path(path).name
+    users: list = []
+    items: list = []
+    for user, history in histories(path):
+        users.extend([user] * len(history))
+        items.extend(history)
+    table = pa.table({"user": _ids(users, "user", name), "item": _ids(items, "item", name)})
+    connection = connect(data.cache_dir)
+    connection.register("histories", table)
+    return collect(connection, "SELECT user, item FROM histories", name=name, clock="order")
+
+
+def histories(path: str) -> Iterator[tuple[Any, list | tuple]]:
+    """The users of a pickled dictionary and their items, as they stand there.
+
+    Raises:
+        DataError: as in `read`.
+    """
+    name = Path(path).name
     with opened(Path(path)) as file:
         try:
-            histories = _Unpickler(file, encoding="latin1").load()
+            found = _Unpickler(file, encoding="latin1").load()
         except _Refused as error:
             raise DataError(
                 f"{name}: the pickle asks for {error}, which is refused; wanted plain containers and NumPy arrays"
@@ -35,23 +54,16 @@ def read(path: str, data: DataConfig) -> Dataset:
             raise
         except Exception as error:  # a damaged or hostile pickle may fail in any way, but in no other than this line
             raise DataError(f"{name}: not a readable pickle ({type(error).__name__}: {error})") from None
-    if not isinstance(histories, dict) or not histories:
-        found = "an empty dictionary" if isinstance(histories, dict) else type(histories).__name__
-        raise DataError(f"{name}: the pickle holds {found}; wanted a dictionary of user: [item, item, ...]")
-    users: list = []
-    items: list = []
-    for user, history in histories.items():
+    if not isinstance(found, dict) or not found:
+        kind = "an empty dictionary" if isinstance(found, dict) else type(found).__name__
+        raise DataError(f"{name}: the pickle holds {kind}; wanted a dictionary of user: [item, item, ...]")
+    for user, history in found.items():
         history = history.values if isinstance(history, _Array) else history
         if not isinstance(history, list | tuple):
             raise DataError(
                 f"{name}: user {user!r} has {type(history).__name__} {history!r:.60}; wanted a list of items"
             )
-        users.extend([user] * len(history))
-        items.extend(history)
-    table = pa.table({"user": _ids(users, "user", name), "item": _ids(items, "item", name)})
-    connection = connect(data.cache_dir)
-    connection.register("histories", table)
-    return collect(connection, "SELECT user, item FROM histories", name=name, clock="order")
+        yield user, history
 
 
 def _ids(values: list, side: str, name: str) -> pa.Array:
