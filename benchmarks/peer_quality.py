@@ -7,25 +7,25 @@
 
 PYTHON is that of an environment of the peer's own; benchmarks/peers.py says how to make one.
 
-    sasrec  seconds of training until NDCG@10 on the validation targets is --target (.17): full cross-entropy at the
-            settings of benchmarks/peers.py, and the zoo's recipe `ml-1m` as it is
-    hstu    HR@10 and NDCG@10 on the test targets, at the epoch that is best on the validation targets, of models that
-            are told when the next item is asked for (`-time`), and of models that know an order alone; cosines over
-            .05, as RecTools' tutorial has it. Full cross-entropy, or with `--set negatives=128` so many uniform
-            negatives for each event
+    sasrec  seconds of training until NDCG@10 on the validation targets is T (.17), full cross-entropy. Contestants:
+            zoo, replay, replay-deprecated and rectools at the settings of benchmarks/peers.py; zoo-ml-1m, the recipe
+    hstu    HR@10 and NDCG@10 on the test targets, at the epoch that is best on the validation targets, cosines over
+            .05 as in RecTools' tutorial. Contestants: zoo-time and rectools-time, which are told when the next item is
+            asked for (where the log has times); zoo and rectools, which know the order alone. Full cross-entropy, or
+            with `--set negatives=128` so many uniform negatives for each event
 
-All train on the training part of the zoo's leave-one-out split, those at the same settings on the last `length` events
+All but the recipe train on the same events: of the training part of the zoo's leave-one-out split, the last `length`
 of each user. The history for the test includes the validation event. After each epoch a contestant writes the vectors
-of users and items, and waits: the zoo's evaluator ranks the whole catalogue, without the user's known items, ties
-losing, and says whether to go on. It is told to stop after E epochs, after P without a better NDCG@10 on validation,
-or at the target. Seconds are those between the beginning and the end of an epoch's training, compilation included;
-writing and judging is not. An item that RecTools was never shown, since it is not among anybody's last events, ranks
-last there. The negatives of RecTools may be the target itself, the zoo leaves such out. Each has its own Adam: the
-second moments of the peers forget faster (.98, the zoo's .999).
+of users and items, and waits: the zoo's evaluator ranks the whole catalogue of training, without the user's known
+items, ties losing. It goes on until T is reached, P epochs were no better on validation, or E are over. Seconds are
+those from the beginning to the end of an epoch's training, compilation included; writing and judging are not.
+
+Not the same: an item that is not among anybody's last events is unknown to RecTools and ranks last there; RecTools may
+draw the target as a negative; Adam's second moments forget faster in the peers (.98, the zoo's .999).
 
 `--set` changes the settings of all but the recipe. Each result is written to benchmarks/results/peer_quality_NAME.json
-(NAME: sasrec or hstu where none is given) as soon as there is one; a call that finds some there, of the same data and
-settings, goes on with the others. With --limit, which takes the first N users alone to try it out, nothing is written.
+(sasrec or hstu where no name is given) as soon as there is one; a call that finds some there, of the same data,
+settings and limits, goes on with the others. With --limit, which takes N users alone to try it out, nothing is written.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from config import DataConfig, EvaluateConfig, RunConfig, override
 from zoo import artifacts, backends, evaluation, registry, training
 from zoo.data import sources, splits
 from zoo.data.catalogue import Catalogue, Prepared, prepare
+from zoo.data.dataset import Entities
 from zoo.data.histories import Histories
 from zoo.data.vocabulary import NUM_SPECIALS
 from zoo.recommender import Scorer
@@ -77,9 +79,10 @@ METRIC = "ndcg@10"
 
 
 def read(file: str, layout: str, limit: int) -> Prepared:
-    """The file, split as the zoo splits it."""
+    """The file, split as the zoo splits it; without features, so that items that nobody was trained on are none."""
     config = RunConfig()
     dataset = sources.load(DataConfig(path=file, layout=layout), config.sample, 0)
+    dataset = replace(dataset, users=Entities(dataset.users.ids), items=Entities(dataset.items.ids))
     if limit:
         dataset = dataset.take(dataset.events.user < limit, f"the first {limit} users alone")
     return prepare(splits.split(dataset, config.split, 0))
@@ -263,11 +266,11 @@ def changed(settings: dict[str, Any], text: str) -> dict[str, Any]:
     Raises:
         SystemExit: no such setting, or no number.
     """
-    result = dict(settings)
+    result, known = dict(settings), [name for name in settings if name not in ("seed", "shared")]
     for pair in filter(None, text.split(",")):
         name, _, value = pair.partition("=")
-        if name not in set(settings) - {"seed", "shared"}:
-            raise SystemExit(f"--set {pair}: unknown; known: {', '.join(settings)}")
+        if name not in known:
+            raise SystemExit(f"--set {pair}: unknown; known: {', '.join(known)}")
         try:
             result[name] = type(settings[name])(value)
         except ValueError:
@@ -300,7 +303,7 @@ def main() -> None:
     parser.add_argument("--rectools", metavar="PYTHON")
     parser.add_argument("--replay", metavar="PYTHON")
     parser.add_argument("--contestants", type=lambda text: text.split(","), help="of those that can run; else all")
-    parser.add_argument("--set", default="", metavar="K=V,...", help=f"settings: {', '.join(SETTINGS['hstu'])}")
+    parser.add_argument("--set", default="", metavar="K=V,...", help=f"of {', '.join(SETTINGS['hstu'])}")
     parser.add_argument("--target", type=float, help="NDCG@10 on validation at which training stops")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--patience", type=int, default=10)
@@ -314,6 +317,8 @@ def main() -> None:
     if unknown := set(options.contestants or ()) - set(CONTESTANTS[model]):
         parser.error(f"--contestants {', '.join(sorted(unknown))}: known: {', '.join(CONTESTANTS[model])}")
     settings = changed(SETTINGS[model], options.set)
+    if os.getloadavg()[0] > 0.5:
+        print("The machine is busy: PyTorch's threads wait for each other, its times mean nothing.")
     target = TARGET[model] if options.target is None else options.target
     prepared = read(options.file, options.layout, options.limit)
     print(prepared.split.summary(), flush=True)

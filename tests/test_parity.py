@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from config import SampleConfig, override
-from zoo import artifacts, backends, registry
+from zoo import artifacts, backends, registry, training
 from zoo.data import sources, splits
 from zoo.data.catalogue import prepare
 from zoo.recommender import Baseline
@@ -62,13 +62,25 @@ def measure(name):
     if isinstance(model, Baseline):
         model.fit(prepared.train)
         return {"scores": model.score(histories)}
-    keras.utils.set_random_seed(0)
-    model.build_weights()
-    set_numpy_weights(model)
-    loader = registry.get(name).stages[-1].loader(prepared.train, prepared.catalogue, config)
+    stages = registry.get(name).stages
+    result = {}
+    for stage in stages:
+        keras.utils.set_random_seed(0)
+        model.build_weights()
+        set_numpy_weights(model)
+        with training.frozen(model, stage):
+            found = measure_stage(model, stage.loader(prepared.train, prepared.catalogue, config), histories)
+        title = f"{stage.name} " if len(stages) > 1 else ""
+        result |= {f"{title}{key}": value for key, value in found.items()}
+    return result
+
+
+def measure_stage(model, loader, histories):
+    """Scores, gradients, and what thirty steps of Adam make of them."""
     loader.set_epoch(0)
     result = {"scores": model.score(histories)}
-    x, y, weight = keras.utils.unpack_x_y_sample_weight(loader[0])
+    batches = [keras.tree.map_structure(keras.ops.convert_to_tensor, loader[i % len(loader)]) for i in range(STEPS)]
+    x, y, weight = batches[0]
 
     def loss():
         return model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight, training=True)
@@ -76,8 +88,7 @@ def measure(name):
     gradients = backends.gradients(loss, model.trainable_variables)
     for path, gradient in zip(_names(model), gradients, strict=True):
         result[f"gradient {path}"] = keras.ops.convert_to_numpy(gradient)
-    model.compile(optimizer=keras.optimizers.Adam(1e-2), jit_compile=False)
-    batches = [loader[i % len(loader)] for i in range(STEPS)]
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), jit_compile=backends.name() == "jax")
     result["losses"] = np.array([float(model.train_on_batch(*batch)) for batch in batches])
     for path, variable in _names(model).items():
         result[f"weight {path}"] = keras.ops.convert_to_numpy(variable)

@@ -196,7 +196,9 @@ class SimpleScores(keras.callbacks.Callback):
 
 def test_a_stage_that_freezes_an_unknown_layer_is_refused(tmp_path):
     spec = ModelSpec(
-        model=tiny.TinyRecommender, stages=(Stage(name="s", loader=tiny.TinyLoader, frozen=("x",)),), presets={}
+        model=tiny.TinyRecommender,
+        stages=(Stage(name="s", loader=tiny.TinyLoader, frozen=lambda _: ("x",)),),
+        presets={},
     )
     with pytest.raises(ValueError, match=r"no layer \['x'\].*item_embedding"):
         tiny.train(tmp_path, spec=spec)

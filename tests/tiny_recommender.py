@@ -109,7 +109,7 @@ TWO_STAGES = ModelSpec(
     model=TinyRecommender,
     stages=(
         Stage(name="pretrain", loader=TinyLoader),
-        Stage(name="finetune", loader=TinyLoader, frozen=("item_embedding",)),
+        Stage(name="finetune", loader=TinyLoader, frozen=lambda _: ("item_embedding",)),
     ),
     presets={},
 )

@@ -20,12 +20,15 @@ class Stage:
         name: what progress and files call it.
         loader: makes the objective's batches of (histories, catalogue, config): a `zoo.data.loaders.loader.Loader`
             class, or a function that chooses one.
-        frozen: names of the model's layers that this stage does not train.
+        frozen: names of the model's layers that this stage does not train, by the configuration of the model.
+        epochs: of a stage that makes no recommendations yet, by the configuration: it is not evaluated and trains to
+            its end. None: `train.epochs`, evaluated after each and stopped as `train` says.
     """
 
     name: str
     loader: Callable[..., Any]
-    frozen: tuple[str, ...] = ()
+    frozen: Callable[[Any], tuple[str, ...]] = lambda _: ()
+    epochs: Callable[[RunConfig], int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ def fit(
             _restore(model.variables, saved.model, directory)
         if progress.finished:
             break
-        with _frozen(model, stage):
+        with frozen(model, stage):
             _fit_stage(model, stage, loader, config, directory, identity, progress, saved, callbacks)
         progress.next_stage(finished=number == len(spec.stages) - 1)
         checkpoints.write(directory, identity, progress, model.variables)
@@ -120,6 +120,9 @@ def _fit_stage(
 ) -> None:
     """One keras fit, from `progress` on."""
     train = config.train
+    if stage.epochs is not None:
+        alone = {"epochs": stage.epochs(config), "monitor": "loss", "patience": None, "reduce_on_plateau": None}
+        train, callbacks = train.model_copy(update=alone), ()
     rate = learning_rate(train, len(loader))
     optimizer = make_optimizer(train, rate, model.trainable_variables)
     optimizer.build(model.trainable_variables)
@@ -253,17 +256,18 @@ def _restore(variables: Sequence[keras.Variable], arrays: list[Any], directory: 
 
 
 @contextmanager
-def _frozen(model: keras.Model, stage: Stage) -> Iterator[None]:
+def frozen(model: UserEncoder, stage: Stage) -> Iterator[None]:
     """The layers that this stage does not train, untrainable for its duration."""
     layers = {layer.name: layer for layer in model.layers}
-    unknown = set(stage.frozen) - set(layers)
+    names = stage.frozen(model.config)
+    unknown = set(names) - set(layers)
     if unknown:
         raise ValueError(f"stage {stage.name}: no layer {sorted(unknown)} in {model.name}; it has {sorted(layers)}")
-    frozen = [layers[name] for name in stage.frozen if layers[name].trainable]
-    for layer in frozen:
+    still = [layers[name] for name in names if layers[name].trainable]
+    for layer in still:
         layer.trainable = False
     try:
         yield
     finally:
-        for layer in frozen:
+        for layer in still:
             layer.trainable = True

@@ -25,9 +25,12 @@ class Catalogue:
         users, items: vocabularies; items that only a feature table knows come after the trained ones.
         item_counts: (V,) int64 training events of each item token; 0 for specials and untrained items.
         user_features, item_features: a row per token, or None where there are no features.
-        labels: names behind coded event columns (action, domain); of actions those alone that training has.
+        labels: names behind coded event columns (action, domain); of actions those alone that training has; and
+            `target_domains`, names of those that the split aims at, where it does not aim at all.
         candidates: (V,) bool, the items that may be recommended, where these are not all: those that were trained on in
             one of the split's target domains.
+        item_domain: (V,) int16, 1 + the domain in which an item has most of its training events, 0 where it has none;
+            None where the log has no domains.
     """
 
     users: Vocabulary
@@ -37,6 +40,7 @@ class Catalogue:
     item_features: FeatureTable | None = None
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     candidates: np.ndarray | None = None
+    item_domain: np.ndarray | None = None
 
     @property
     def num_candidates(self) -> int:
@@ -52,8 +56,9 @@ class Catalogue:
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it as plain arrays by name, for a file without pickles; text is UTF-8 bytes and offsets."""
         result = {"item_counts": self.item_counts, "labels": _text_array([json.dumps(self.labels)])}
-        if self.candidates is not None:
-            result["candidates"] = self.candidates
+        for name in ("candidates", "item_domain"):
+            if (array := getattr(self, name)) is not None:
+                result[name] = array
         for name, vocabulary in (("users", self.users), ("items", self.items)):
             result[f"{name}.num_trained"] = np.array(vocabulary.num_trained)
             if vocabulary.ids.dtype == object:
@@ -90,7 +95,7 @@ class Catalogue:
         labels = {key: tuple(names) for key, names in json.loads(arrays["labels"].tobytes()).items()}
         tables = features("user_features"), features("item_features")
         known = vocabulary("users"), vocabulary("items"), arrays["item_counts"]
-        return cls(*known, *tables, labels, arrays.get("candidates"))
+        return cls(*known, *tables, labels, arrays.get("candidates"), arrays.get("item_domain"))
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,9 @@ def prepare(split: Split) -> Prepared:
         counts,
         encode_features(dataset.users, user_token, users),
         encode_features(dataset.items, item_token, items),
-        _trained_labels(dataset, train),
+        _trained_labels(split, train),
         _candidates(split, train, item_token, items),
+        _item_domain(dataset, train, item_token, items),
     )
     return _prepared(split, catalogue, user_token, item_token)
 
@@ -199,13 +205,16 @@ def _prepared(split: Split, catalogue: Catalogue, user_token: np.ndarray, item_t
     return Prepared(split, catalogue, user_token, item_token, action_token, histories)
 
 
-def _trained_labels(dataset: Dataset, train: Events) -> dict[str, tuple[str, ...]]:
-    """The names behind coded columns, without those of actions that do not occur in `train`."""
+def _trained_labels(split: Split, train: Events) -> dict[str, tuple[str, ...]]:
+    """The names behind coded columns, without those of actions that do not occur in `train`; and target domains."""
+    dataset, aims = split.dataset, {}
+    if split.domains is not None:
+        aims["target_domains"] = tuple(dataset.labels["domain"][code] for code in split.domains)
     if "action" not in train.columns:
-        return dataset.labels
+        return dataset.labels | aims
     there = np.bincount(train.columns["action"], minlength=len(dataset.labels["action"]))
     names = tuple(name for name, count in zip(dataset.labels["action"], there, strict=True) if count)
-    return {**dataset.labels, "action": names}
+    return {**dataset.labels, "action": names, **aims}
 
 
 def _candidates(split: Split, train: Events, item_token: np.ndarray, items: Vocabulary) -> np.ndarray | None:
@@ -216,6 +225,16 @@ def _candidates(split: Split, train: Events, item_token: np.ndarray, items: Voca
     result[item_token[train.item[np.isin(train.columns["domain"], split.domains)]]] = True
     result[:NUM_SPECIALS] = False
     return result
+
+
+def _item_domain(dataset: Dataset, train: Events, item_token: np.ndarray, items: Vocabulary) -> np.ndarray | None:
+    """(V,) 1 + the domain of most of an item's training events, the first of several; 0 where there are none."""
+    if "domain" not in train.columns:
+        return None
+    domains = len(dataset.labels["domain"])
+    pair = item_token[train.item].astype(np.int64) * domains + train.columns["domain"]
+    counts = np.bincount(pair, minlength=items.size * domains).reshape(items.size, domains)
+    return np.where(counts.any(axis=1), counts.argmax(axis=1) + 1, 0).astype(np.int16)
 
 
 def _vocabulary(entities: Entities, trained: np.ndarray) -> tuple[Vocabulary, np.ndarray]:

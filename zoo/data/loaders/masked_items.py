@@ -30,7 +30,7 @@ class MaskedItemLoader(SequenceLoader):
     def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
         super().__init__(histories, catalogue, config)
         model: Any = config.model
-        self._maskable = histories.item >= NUM_SPECIALS
+        self._maskable = self.maskable()
         if self._weights is not None:
             self._maskable &= self._weights > 0
         before = np.concatenate([[0], np.cumsum(self._maskable)])
@@ -39,6 +39,10 @@ class MaskedItemLoader(SequenceLoader):
         self._counts = np.minimum(wanted, maskable).astype(np.int64)  # (n,) masks of each sequence
         per_row = np.bincount(self.packing.row, self._counts, minlength=self.packing.num_rows)
         self.num_masks = max(int(np.sort(per_row)[-self.rows_per_batch :].sum()), 1)  # T: no batch has more
+
+    def maskable(self) -> np.ndarray:
+        """(E,) bool: events that may be masked."""
+        return self.histories.item >= NUM_SPECIALS
 
     def windows(self, max_length: int) -> tuple[np.ndarray, np.ndarray]:
         model: Any = self.config.model

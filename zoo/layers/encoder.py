@@ -1,0 +1,65 @@
+"""A bidirectional encoder of events: positions, blocks, norms.
+
+Legend: R rows, L slots of a row, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import keras
+
+from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.relative_bias import DistanceBias
+from zoo.layers.transformer import TransformerBlock
+
+
+class Encoder(keras.layers.Layer):
+    """(R, L, D) events -> (R, L, D) states, pre-norm, with a norm of the input and one at the end.
+
+    Args:
+        dim: D.
+        max_length: of a sequence.
+        num_blocks, num_heads, expansion: of the blocks, see `TransformerBlock`.
+        dropout: of input, branches and networks; attention weights have none.
+        relative_bias: learn what the distance between events adds to their attention, see `DistanceBias`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        max_length: int,
+        num_blocks: int,
+        num_heads: int,
+        expansion: int,
+        dropout: float = 0.0,
+        relative_bias: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        self.position = IndexEmbedding(max_length, dim, start, name="position")
+        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
+        self.drop = keras.layers.Dropout(dropout)
+        distances = partial(DistanceBias, max_length, num_heads, two_sided=True, decay=True, name="by_distance")
+        self.blocks = [
+            TransformerBlock(
+                dim,
+                num_heads,
+                expansion,
+                "gelu",
+                dropout,
+                by_distance=distances() if relative_bias else None,
+                name=f"block_{i}",
+            )
+            for i in range(num_blocks)
+        ]
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+
+    def call(self, events: Any, position: Any, bias: Any, training: bool = False) -> Any:
+        """`position` (R, L) is the place of each event in its sequence; `bias` is as in `SelfAttention`."""
+        x = self.drop(self.input_norm(events + self.position(position)), training=training)
+        for block in self.blocks:
+            x = block(x, bias, training=training)
+        return self.norm(x)

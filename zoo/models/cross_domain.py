@@ -1,0 +1,363 @@
+"""Cross-domain recommendation in two stages: representations of users, then a gated sequential recommender.
+
+Legend: R rows, L slots of a row, T wanted slots, U users of a batch, G domains, D width, V items, C candidates.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+from pydantic import Field, model_validator
+
+from config import ModelConfig, RunConfig, SplitConfig, TrainConfig
+from zoo import losses
+from zoo.data.catalogue import Catalogue
+from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, target_domain
+from zoo.data.vocabulary import MASK, NUM_SPECIALS
+from zoo.layers.attention import HIDDEN, visible
+from zoo.layers.embedding import IdEmbedding
+from zoo.layers.encoder import Encoder
+from zoo.layers.gradient_reversal import reverse_gradient
+from zoo.recommender import Recommender
+from zoo.registry import ModelSpec, Stage
+
+KINDS = ("specific", "common", "cross")
+
+
+class CrossDomainConfig(ModelConfig):
+    """Hyperparameters of `CrossDomain`."""
+
+    embedding_dim: int = Field(64, ge=1)
+    max_length: int = Field(50, ge=2, description="most recent events of a history, of all domains, that are seen")
+    all_events: bool = Field(True, description="train on every event, in windows of max_length; false: on the last one")
+    num_blocks: int = Field(2, ge=1)
+    num_heads: int = Field(2, ge=1)
+    expansion: int = Field(2, ge=1, description="width of the position-wise network, in embedding_dim")
+    dropout: float = Field(0.3, ge=0, lt=1)
+    relative_bias: bool = Field(True, description="learn what the distance between events adds to their attention")
+    mask_share: float = Field(0.3, gt=0, le=1, description="of a sequence's events that are masked, at least one")
+    last_share: float = Field(0.1, ge=0, le=1, description="sequences of which the last event alone is masked")
+    # Stage 1, representations. A weight of 0 leaves a part out.
+    representation_epochs: int = Field(10, ge=1)
+    classification: float = Field(1.0, ge=0, description="weight of telling the domain of a specific vector")
+    adversarial: float = Field(1.0, ge=0, description="weight of making common vectors of all domains alike")
+    common_masked: bool = Field(True, description="common vectors predict masked items, too; else a constant is best")
+    reversal: Literal["schedule", "constant"] = Field("schedule", description="strength of the gradient reversal")
+    alignment: float = Field(1.0, ge=0, description="weight of the cross vector's distance to the common ones")
+    separation: float = Field(1.0, ge=0, description="weight of the cross vector's closeness to the specific ones")
+    contrastive: float = Field(0.0, ge=0, description="weight of InfoNCE between a user's common vectors")
+    contrastive_temperature: float = Field(0.1, gt=0)
+    # Stage 2, the recommender.
+    gating: Literal["state", "original", "none"] = Field("state", description="what the user's vectors are mixed with")
+    fine_tune_users: bool = Field(False, description="the recommender's stage trains the vectors of users, too")
+    # The losses of both stages are over all candidates, without negatives.
+    loss: Literal["softmax"] = "softmax"
+    use_actions: Literal[False] = False
+    query_action: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CrossDomainConfig:
+        if self.embedding_dim % self.num_heads:
+            raise ValueError(f"embedding_dim={self.embedding_dim} is no multiple of num_heads={self.num_heads}")
+        return self
+
+
+class CrossDomain(Recommender):
+    """Encoders of what is specific to a domain, common to all, and across them; a recommender gated by two of these.
+
+    Stage 1 reads each user's events of all domains in one row. The `specific` and the `common` encoder see the events
+    of one domain at a time, `cross` sees all; a user's vector is the mean of the states of the events that are not
+    masked. All three predict masked items; a discriminator tells the domains of specific vectors apart, and, through a
+    gradient reversal, makes those of the common encoder alike; the cross vector is drawn to the user's own common
+    vectors and kept at a distance of 1 from his specific ones.
+
+    Stage 2 is a BERT4Rec over the events of the target domain. The state of a masked event is joined by the user's
+    vectors, gated: score(item) = <state + G * specific + (1 - G) * cross, item>, G = sigmoid(W [specific, cross,
+    state]). They are made of what is visible of the same history, in training as in serving: a masked event is in
+    neither.
+
+    Deviations from the published code of TriGRec, whose defects they mend:
+      * alignment and separation compare vectors of one user (there, of different users in a batch);
+      * the common encoder predicts masked items, too (`common_masked`), and the reversal grows (`reversal`); there its
+        only aim was to hide the domain, which a constant does best;
+      * padding is neither attended to nor pooled; the discriminator has as many classes as there are domains;
+      * user vectors are of the visible history (there, of a history that went on after the event to be predicted);
+      * the output holds the state of the sequence; theirs, `gating=original`, is a mixture of the two user vectors
+        alone, in which the sequence only sets weights;
+      * every masked event is supervised (there, one event per user), over the items of the target domain;
+      * pre-norm blocks, one item table for input and output; the items of stage 2 begin where stage 1 ended.
+
+    References:
+        TriGRec, https://github.com/moon2y/TriGRec. Ganin & Lempitsky 2015, Unsupervised domain adaptation by
+        backpropagation. Sun et al. 2019, BERT4Rec.
+    """
+
+    loader = DomainLoader
+
+    def __init__(self, config: CrossDomainConfig, catalogue: Catalogue, **kwargs: Any):
+        super().__init__(config, catalogue, **kwargs)
+        dim, items = config.embedding_dim, catalogue.items
+        self.target = target_domain(catalogue)
+        self.num_domains = len(catalogue.labels["domain"])
+        self.num_tokens = items.size
+        assert catalogue.candidates is not None
+        candidates = np.flatnonzero(catalogue.candidates)
+        self._candidates = np.concatenate([np.arange(NUM_SPECIALS), candidates]).astype(np.int32)
+        self._label = np.zeros(items.size, np.int32)  # place of each token among the candidates
+        self._label[self._candidates] = np.arange(len(self._candidates))
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        self.user_items = IdEmbedding(items.trained_size, dim, initializer=start, name="user_items")
+        self.item_id = IdEmbedding(items.trained_size, dim, initializer="zeros", name="item_id")
+        self.mask = IdEmbedding(NUM_SPECIALS + 2, dim, initializer=start, name="mask")
+        encoder = partial(
+            Encoder,
+            dim,
+            config.max_length,
+            config.num_blocks,
+            config.num_heads,
+            config.expansion,
+            config.dropout,
+            config.relative_bias,
+        )
+        self.specific, self.common, self.cross = (encoder(name=kind) for kind in KINDS)
+        self.recommender = encoder(name="recommender")
+        self.traits = keras.layers.Dense(dim, "relu", name="traits")
+        self.discriminator = keras.layers.Dense(self.num_domains, name="discriminator")
+        self.gate = keras.layers.Dense(dim, "sigmoid", name="gate")
+        self.build_weights()
+
+    def build_weights(self) -> None:
+        super().build_weights()
+        dim, place = self.config.embedding_dim, np.zeros((1, 2), np.int32)  # what serving does without
+        self.common(ops.zeros((1, 2, dim)), place, ops.zeros((1, 1, 2, 2)))
+        self.discriminator(self.traits(ops.zeros((1, dim))))
+
+    # ------------------------------------------------------------------------------------------- both stages
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        """Stage 2: (T, D) states of the wanted slots. Stage 1: what `_represent` says."""
+        return self._represent(inputs, training) if "reversal" in inputs else self._recommend(inputs, training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        labels, weights = ops.reshape(y, (-1,)), ops.reshape(sample_weight, (-1,))
+        if "reversal" in x:
+            return self._representation_loss(x, labels, weights, y_pred)
+        table = self.embed_items(self._candidates)
+        return losses.softmax_cross_entropy(y_pred, table, ops.take(self._label, labels), weights)
+
+    def _encoded(self, kind: str, inputs: dict[str, Any], training: bool) -> tuple[Any, Any]:
+        """States (R, L, D) of an encoder, and what each slot may be pooled with, (R, L, L) 1.0 or 0.0."""
+        item, domain = inputs["item"], inputs["domain"]
+        events = self.user_items(item) + self._masks(item, 0)
+        seen = visible(inputs["segment"], causal=False)
+        place = inputs["position"]
+        if kind != "cross":
+            seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
+            place = inputs["place"]
+        return getattr(self, kind)(events, place, _bias(seen, events.dtype), training=training), seen
+
+    def _masks(self, item: Any, which: int) -> Any:
+        """What stands for a masked item: one vector for the encoders of users, another for the recommender."""
+        masked = ops.equal(item, MASK)
+        return self.mask(ops.where(masked, NUM_SPECIALS + which, 0))
+
+    def _pooled(self, states: Any, inputs: dict[str, Any], domain: int | None) -> tuple[Any, Any]:
+        """Mean (R, L, D) of the visible events of each slot's sequence, all or of one domain, and whether there are."""
+        shown = ops.logical_and(ops.not_equal(inputs["item"], MASK), ops.greater(inputs["segment"], 0))
+        if domain is not None:
+            shown = ops.logical_and(shown, ops.equal(inputs["domain"], domain))
+        pool = ops.logical_and(visible(inputs["segment"], causal=False), shown[:, None, :])
+        pool = ops.cast(pool, states.dtype)
+        count = ops.sum(pool, axis=-1, keepdims=True)
+        return ops.matmul(pool, states) / ops.maximum(count, 1.0), ops.cast(count[..., 0] > 0, states.dtype)
+
+    # --------------------------------------------------------------------------------------------- stage 1
+
+    def _represent(self, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
+        """States (T, D) of the masked slots by encoder; vectors of users (U, D): `cross`, `cross_there` (U,), and, one
+        per domain and stacked, (U, G, D) `specific`, `common`, (U, G) `there`."""
+        result = {}
+        for kind in KINDS:
+            states, _ = self._encoded(kind, inputs, training)
+            result[f"{kind}_states"] = _at(states, inputs["slot"])
+            domains = [None] if kind == "cross" else range(1, self.num_domains + 1)
+            pooled = [self._pooled(states, inputs, domain) for domain in domains]
+            vectors = [_at(vector, inputs["first"]) for vector, _ in pooled]
+            there = [ops.take(ops.reshape(one, (-1,)), inputs["first"], axis=0) for _, one in pooled]
+            if kind == "cross":
+                result["cross"], result["cross_there"] = vectors[0], there[0]
+            else:
+                result[kind], result["there"] = ops.stack(vectors, axis=1), ops.stack(there, axis=1)
+        return result
+
+    def _representation_loss(self, x: dict[str, Any], labels: Any, weights: Any, found: dict[str, Any]) -> Any:
+        config, table = self.config, self.user_items.rows()
+        people = x["people"]
+        there = found["there"] * people[:, None]  # (U, G)
+        kinds = KINDS if config.common_masked else ("specific", "cross")
+        total = sum(losses.softmax_cross_entropy(found[f"{kind}_states"], table, labels, weights) for kind in kinds)
+        if config.classification:
+            total = total + config.classification * self._told_apart(found["specific"], there)
+        if config.adversarial:
+            reversed_vectors = reverse_gradient(found["common"], x["reversal"][0])
+            total = total + config.adversarial * self._told_apart(reversed_vectors, there)
+        both = people * found["cross_there"]
+        if config.alignment:
+            apart = found["cross"] - ops.stop_gradient(_mean(found["common"], there))
+            total = total + config.alignment * _weighted(ops.mean(ops.square(apart), axis=-1), both)
+        if config.separation:
+            apart = found["cross"] - _mean(found["specific"], there)
+            distance = ops.sqrt(ops.sum(ops.square(apart), axis=-1) + 1e-12)
+            total = total + config.separation * _weighted(ops.relu(1.0 - distance), both)
+        if config.contrastive:
+            total = total + config.contrastive * self._contrast(found["common"], there)
+        return total
+
+    def _told_apart(self, vectors: Any, there: Any) -> Any:
+        """Cross-entropy of the domain of each vector (U, G, D), each domain counting alike."""
+        log_share = ops.log_softmax(ops.cast(self.discriminator(self.traits(vectors)), "float32"), axis=-1)  # (U, G, G)
+        own = -ops.sum(log_share * ops.eye(self.num_domains, dtype="float32"), axis=-1)  # (U, G)
+        return ops.mean(ops.sum(own * there, axis=0) / ops.maximum(ops.sum(there, axis=0), 1.0))
+
+    def _contrast(self, common: Any, there: Any) -> Any:
+        """InfoNCE: a user's common vector of one domain finds his own of the next among those of all users."""
+        length = ops.sqrt(ops.sum(ops.square(common), axis=-1, keepdims=True) + 1e-12)
+        unit = common / length
+        total = 0.0
+        for g in range(self.num_domains - 1):
+            both = there[:, g] * there[:, g + 1]
+            logits = ops.cast(ops.matmul(unit[:, g], ops.transpose(unit[:, g + 1])), "float32")
+            own = ops.cast(ops.sum(unit[:, g] * unit[:, g + 1], axis=-1), "float32")
+            heat = self.config.contrastive_temperature
+            others = ops.logsumexp(ops.where(both[None, :] > 0, logits / heat, HIDDEN), axis=-1)
+            total = total - _weighted(ops.where(both > 0, own / heat - others, 0.0), both)
+        return total
+
+    # --------------------------------------------------------------------------------------------- stage 2
+
+    def _recommend(self, inputs: dict[str, Any], training: bool) -> Any:
+        item, domain, config = inputs["item"], inputs["domain"], self.config
+        events = self.embed_items(item) + self._masks(item, 1)
+        seen = visible(inputs["segment"], causal=False)
+        seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
+        states = self.recommender(events, inputs["place"], _bias(seen, events.dtype), training=training)
+        state = _at(states, inputs["slot"])
+        if config.gating == "none":
+            return state
+        vectors = []
+        for kind, of in (("specific", self.target), ("cross", None)):
+            encoded, _ = self._encoded(kind, inputs, training and config.fine_tune_users)
+            vectors.append(_at(self._pooled(encoded, inputs, of)[0], inputs["slot"]))
+        if not config.fine_tune_users:
+            vectors = [ops.stop_gradient(vector) for vector in vectors]
+        if config.gating == "original":
+            return self._original(states, seen, inputs["slot"], *vectors)
+        gate = self.gate(ops.concatenate([*vectors, state], axis=-1))
+        return state + gate * vectors[0] + (1.0 - gate) * vectors[1]
+
+    def _original(self, states: Any, seen: Any, slot: Any, specific: Any, cross: Any) -> Any:
+        """The mean over the sequence of G * A + (1 - G) * B, where A is the specific vector times the share of
+        attention that each event of the sequence pays to it, and B that of the cross vector."""
+        row, place = slot // states.shape[1], slot % states.shape[1]
+        sequence = ops.take(states, row, axis=0)  # (T, L, D)
+        mine = ops.take(ops.reshape(seen, (-1, seen.shape[-1])), row * states.shape[1] + place, axis=0)  # (T, L)
+        mixed = []
+        for vector in (specific, cross):
+            logits = ops.where(mine, ops.sum(sequence * vector[:, None], axis=-1), HIDDEN)
+            mixed.append(ops.softmax(logits, axis=-1)[..., None] * vector[:, None])  # (T, L, D)
+        gate = self.gate(ops.concatenate([*mixed, ops.zeros_like(sequence)], axis=-1))
+        both = gate * mixed[0] + (1.0 - gate) * mixed[1]
+        return _weighted_mean(both, ops.cast(mine, both.dtype))
+
+    def embed_items(self, tokens: Any) -> Any:
+        """(..., D) what stage 1 learned of the items, and what stage 2 adds."""
+        return ops.stop_gradient(self.user_items(tokens)) + self.item_id(tokens)
+
+    def encode_users(self, inputs: dict[str, Any]) -> Any:
+        return self._recommend(inputs, training=False)
+
+    def item_embeddings(self) -> Any:
+        return self.embed_items(ops.arange(self.num_tokens, dtype="int32"))
+
+
+def _bias(seen: Any, dtype: Any) -> Any:
+    """(R, 1, L, L) what is added to the logits of attention."""
+    return ops.cast(ops.where(seen, 0.0, HIDDEN), dtype)[:, None]
+
+
+def _at(array: Any, slot: Any) -> Any:
+    """(T, D) rows of (R, L, D) at flat slots."""
+    return ops.take(ops.reshape(array, (-1, array.shape[-1])), slot, axis=0)
+
+
+def _mean(vectors: Any, there: Any) -> Any:
+    """(U, D) mean over the domains that a user has, of (U, G, D) and (U, G)."""
+    return _weighted_mean(vectors, there)
+
+
+def _weighted_mean(vectors: Any, weights: Any) -> Any:
+    """(U, D) of (U, G, D) and (U, G)."""
+    total = ops.sum(vectors * weights[..., None], axis=1)
+    return total / ops.maximum(ops.sum(weights, axis=1), 1.0)[:, None]
+
+
+def _weighted(values: Any, weights: Any) -> Any:
+    """Weighted mean of (U,), in float32."""
+    weights = ops.cast(weights, "float32")
+    return ops.sum(ops.cast(values, "float32") * weights) / ops.maximum(ops.sum(weights), 1.0)
+
+
+def _not_represented(config: CrossDomainConfig) -> tuple[str, ...]:
+    """Layers that stage 1 leaves alone."""
+    names = ["item_id", "recommender", "gate"]
+    if not (config.classification or config.adversarial):
+        names += ["traits", "discriminator"]
+    if not (config.common_masked or config.adversarial or config.contrastive):
+        names += ["common"]
+    return tuple(names)
+
+
+def _not_recommending(config: CrossDomainConfig) -> tuple[str, ...]:
+    """Layers that stage 2 leaves alone."""
+    names = ["common", "traits", "discriminator"]
+    if config.gating == "none" or not config.fine_tune_users:
+        names += ["user_items", "specific", "cross"]
+    if config.gating == "none":
+        names += ["gate"]
+    return tuple(names)
+
+
+def _recipe(train: dict[str, Any], split: SplitConfig | None = None, **model: Any) -> RunConfig:
+    return RunConfig(model=CrossDomainConfig(**model), train=TrainConfig(**train), split=split or SplitConfig())
+
+
+MODEL = ModelSpec(
+    model=CrossDomain,
+    stages=(
+        Stage(
+            name="representations",
+            loader=RepresentationLoader,
+            frozen=_not_represented,
+            epochs=lambda config: config.model.representation_epochs,  # type: ignore[attr-defined]
+        ),
+        Stage(name="recommender", loader=DomainLoader, frozen=_not_recommending),
+    ),
+    presets={
+        "tiny": _recipe(
+            {"epochs": 10, "batch_size": 32, "learning_rate": 1e-2},
+            SplitConfig(target_domains=("kitchen",)),
+            embedding_dim=16,
+            max_length=16,
+            num_blocks=1,
+            dropout=0.1,
+            representation_epochs=4,
+        ),
+        "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 8}),
+    },
+    paper="https://github.com/moon2y/TriGRec",
+    causal=False,
+)
