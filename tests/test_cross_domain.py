@@ -1,0 +1,253 @@
+"""The model across domains: what is reversed, pooled, aligned and gated, against NumPy."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy.special import expit
+
+import main
+from config import RunConfig
+from tests.test_parity import set_numpy_weights
+from zoo import backends
+from zoo.data.catalogue import Catalogue
+from zoo.data.dataset import DataError
+from zoo.data.histories import Histories
+from zoo.data.loaders.domains import DomainLoader, RepresentationLoader
+from zoo.data.vocabulary import MASK, NUM_SPECIALS, UNKNOWN, Vocabulary
+from zoo.layers.gradient_reversal import reverse_gradient
+from zoo.models.cross_domain import CrossDomain, CrossDomainConfig
+
+ITEMS, LENGTH = 20, 9
+TARGET = 2  # kitchen, the second domain: items of odd number
+
+
+def catalogue(**changes):
+    token = np.arange(NUM_SPECIALS + ITEMS)
+    domain = np.where(token < NUM_SPECIALS, 0, 1 + token % 2).astype(np.int16)
+    known = Catalogue(
+        Vocabulary(np.arange(9), 9),
+        Vocabulary(np.arange(ITEMS), ITEMS),
+        (token >= NUM_SPECIALS).astype(np.int64),
+        labels={"domain": ("food", "kitchen"), "target_domains": ("kitchen",)},
+        candidates=domain == TARGET,
+        item_domain=domain,
+    )
+    return dataclasses.replace(known, **changes)
+
+
+def histories(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    item = rng.integers(NUM_SPECIALS, NUM_SPECIALS + ITEMS, offsets[-1]).astype(np.int32)
+    return Histories(np.full(len(lengths), UNKNOWN, np.int32), offsets, item)
+
+
+def model_of(**knobs):
+    small = {"embedding_dim": 8, "max_length": LENGTH, "num_blocks": 1, "dropout": 0.0, "expansion": 1}
+    model = CrossDomain(CrossDomainConfig(**small | knobs), catalogue())
+    set_numpy_weights(model)
+    return model
+
+
+def tensors(x):
+    return keras.tree.map_structure(ops.convert_to_tensor, x)
+
+
+def array(x):
+    return ops.convert_to_numpy(x)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_the_gradient_is_reversed_and_scaled(strength):
+    layer = keras.layers.Dense(2, use_bias=False)
+    x = ops.convert_to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
+    layer(x)
+    (plain,) = backends.gradients(lambda: ops.sum(layer(x) ** 2), layer.trainable_variables)
+    (reversed_,) = backends.gradients(
+        lambda: ops.sum(reverse_gradient(layer(x), strength) ** 2), layer.trainable_variables
+    )
+    np.testing.assert_allclose(array(reversed_), -strength * array(plain), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(array(reverse_gradient(layer(x), strength)), array(layer(x)), rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------- what it sees
+
+
+@pytest.mark.once
+def test_places_count_within_a_domain():
+    log = Histories(np.zeros(1, np.int32), np.array([0, 6]), np.array([3, 5, 4, 6, 7, UNKNOWN], np.int32))
+    x = DomainLoader.inputs(log, catalogue(), CrossDomainConfig(max_length=LENGTH))
+    row, start = divmod(int(x["slot"][0]) - 6, LENGTH)
+    assert x["item"][row, start : start + 7].tolist() == [3, 5, 4, 6, 7, UNKNOWN, MASK]
+    assert x["domain"][row, start : start + 7].tolist() == [2, 2, 1, 1, 2, 0, TARGET]
+    assert x["place"][row, start : start + 7].tolist() == [0, 1, 0, 1, 2, 0, 3]
+
+
+@pytest.mark.once
+def test_each_stage_masks_its_own():
+    log, known = histories([8, 9, 12, 5, 7, 3, 9]), catalogue()
+    config = RunConfig(model=CrossDomainConfig(max_length=LENGTH, mask_share=0.5, last_share=0.0))
+    first, second = (loader(log, known, config) for loader in (RepresentationLoader, DomainLoader))
+    for loader in (first, second):
+        loader.set_epoch(0)
+        x, y, weight = loader[0]
+        assert (x["item"].reshape(-1)[x["slot"]][weight > 0] == MASK).all()
+        assert (known.item_domain[y[weight > 0]] == x["domain"].reshape(-1)[x["slot"]][weight > 0]).all()
+    assert set(known.item_domain[y[weight > 0]].tolist()) == {TARGET}
+    _, y, weight = first[0]
+    assert set(known.item_domain[y[weight > 0]].tolist()) == {1, 2}
+    strengths = []
+    for epoch in (0, 5, 50):
+        first.set_epoch(epoch)
+        strengths.append(float(first[0][0]["reversal"][0]))
+    assert strengths[0] == 0.0 and 0.9 < strengths[1] < strengths[2] <= 1.0
+
+
+@pytest.mark.once
+def test_it_asks_for_one_target_domain():
+    for labels in ({}, {"domain": ("food",)}):
+        with pytest.raises(DataError, match="no column of two domains"):
+            CrossDomain(CrossDomainConfig(), catalogue(labels=labels))
+    with pytest.raises(DataError, match=r"split.target_domains is one of food, kitchen"):
+        CrossDomain(CrossDomainConfig(), catalogue(labels={"domain": ("food", "kitchen")}))
+
+
+# ------------------------------------------------------------------------------------------------ representations
+
+
+def stage_one(model, lengths=(4, 6, 3, 5), seed=1):
+    config = RunConfig(model=model.config)
+    loader = RepresentationLoader(histories(lengths, seed), model.catalogue, config)
+    loader.set_epoch(3)
+    x, y, weight = loader[0]
+    return x, y, weight
+
+
+def test_vectors_are_means_of_what_is_visible():
+    model = model_of()
+    x, _, _ = stage_one(model)
+    found = model(tensors(x))
+    states = array(model._encoded("specific", tensors(x), False)[0])
+    for person, slot in enumerate(x["first"]):
+        row, start = divmod(int(slot), LENGTH)
+        mine = (x["segment"][row] == x["segment"][row, start]) & (x["item"][row] != MASK)
+        for domain in (1, 2):
+            shown = mine & (x["domain"][row] == domain)
+            expected = states[row, shown].mean(axis=0) if shown.any() else np.zeros(8)
+            np.testing.assert_allclose(array(found["specific"])[person, domain - 1], expected, rtol=1e-4, atol=1e-5)
+            assert array(found["there"])[person, domain - 1] == shown.any()
+
+
+def test_neighbours_and_padding_do_not_change_a_vector():
+    model, log = model_of(), histories([4, 6, 3, 5], seed=1)
+    together = model.vectors(log)
+    alone = np.concatenate([model.vectors(log.take(np.array([i]))) for i in range(4)])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    longer = model_of(max_length=LENGTH + 4, relative_bias=False)
+    shorter = model_of(relative_bias=False)
+    for own, other in zip(longer.trainable_variables, shorter.trainable_variables, strict=True):
+        own.assign(
+            np.resize(array(other), own.shape)
+            if own.shape == other.shape
+            else np.pad(array(other), [(0, a - b) for a, b in zip(own.shape, other.shape, strict=True)])
+        )
+    np.testing.assert_allclose(longer.vectors(log), shorter.vectors(log), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["alignment", "separation"])
+def test_alignment_and_separation_are_of_one_user(part):
+    """The cross vectors of two users, swapped, give another loss; in the published code they are of any two."""
+    off = dict.fromkeys(("classification", "adversarial", "alignment", "separation"), 0.0)
+    model, plain = model_of(**off | {part: 1.0}), model_of(**off)
+    x, y, weight = (tensors(part) for part in stage_one(model))
+    found = model(x)
+    if part == "separation":  # within the distance of 1
+        found = found | {"cross": found["cross"] * 0.01, "specific": found["specific"] * 0.01}
+    swapped = found | {"cross": ops.flip(found["cross"], axis=0)}
+
+    def loss(one, vectors):
+        return float(array(one.compute_loss(x=x, y=y, y_pred=vectors, sample_weight=weight)))
+
+    cross, there = array(found["cross"]), array(found["there"]) * array(x["people"])[:, None]
+    other = array(found["common" if part == "alignment" else "specific"])
+    mean = (other * there[..., None]).sum(axis=1) / np.maximum(there.sum(axis=1), 1)[:, None]
+    apart = cross - mean
+    each = (apart**2).mean(axis=1) if part == "alignment" else np.maximum(0, 1 - np.linalg.norm(apart, axis=1))
+    both = array(x["people"]) * array(found["cross_there"])
+    expected = (each * both).sum() / both.sum()
+    assert loss(model, found) - loss(plain, found) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert abs(loss(model, swapped) - loss(model, found)) > 1e-4
+
+
+# ---------------------------------------------------------------------------------------------------- recommender
+
+
+@pytest.mark.parametrize("gating", ["state", "original"])
+def test_the_gate_is_that_of_numpy(gating):
+    model = model_of(gating=gating)
+    log = histories([4, 6, 3], seed=2)
+    x = DomainLoader.inputs(log, model.catalogue, model.config)
+    plain = array(model_of(gating="none")._recommend(tensors(x), False))
+    weights = {"gate/" + v.name: array(v) for v in model.gate.variables}
+    events = model.embed_items(x["item"]) + model._masks(ops.convert_to_tensor(x["item"]), 1)
+    seen = (x["segment"][:, :, None] == x["segment"][:, None]) & (x["domain"][:, :, None] == x["domain"][:, None])
+    bias = np.where(seen, 0.0, -1e9)[:, None].astype(np.float32)
+    states = array(model.recommender(events, ops.convert_to_tensor(x["place"]), ops.convert_to_tensor(bias)))
+    found = model.vectors(log)
+    for person, slot in enumerate(x["slot"]):
+        row, place = divmod(int(slot), x["item"].shape[1])
+        mine = x["segment"][row] == x["segment"][row, place]
+        shown = mine & (x["item"][row] != MASK)
+        vectors = []
+        for kind, chosen in (("specific", shown & (x["domain"][row] == TARGET)), ("cross", shown)):
+            encoded = array(model._encoded(kind, tensors(x), False)[0])
+            vectors.append(encoded[row, chosen].mean(axis=0) if chosen.any() else np.zeros(8))
+
+        def gate(a, b, c):
+            return expit(np.concatenate([a, b, c]) @ weights["gate/kernel"] + weights["gate/bias"])
+
+        if gating == "state":
+            np.testing.assert_allclose(states[row, place], plain[person], rtol=1e-4, atol=1e-5)
+            g = gate(*vectors, states[row, place])
+            expected = states[row, place] + g * vectors[0] + (1 - g) * vectors[1]
+        else:
+            own = np.flatnonzero(mine & (x["domain"][row] == TARGET))
+            shares = [np.exp(states[row, own] @ v) / np.exp(states[row, own] @ v).sum() for v in vectors]
+            mixed = []
+            for a, b in zip(*shares, strict=True):
+                one, two = a * vectors[0], b * vectors[1]
+                g = gate(one, two, np.zeros(8))
+                mixed.append(g * one + (1 - g) * two)
+            expected = np.mean(mixed, axis=0)
+        np.testing.assert_allclose(found[person], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.once
+def test_item_zero_is_an_item(tmp_path):
+    """Ids from 0 come back as they went in; the published code took 0 for padding."""
+    rng = np.random.default_rng(0)
+    lines = ["user,item,time,domain"]
+    for user in range(40):
+        for time in range(12):
+            item = int(rng.integers(0, 6))
+            lines.append(f"{user},{item},{1_700_000_000 + 60 * time},{'kitchen' if item % 2 == 0 else 'food'}")
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    options = ["--model", "cross_domain", "--preset", "tiny", "--data", str(tmp_path / "log.csv")]
+    knobs = "train.epochs=1,representation_epochs=1,predict.exclude_seen=false,evaluate.exclude_seen=false"
+    for action in ("train_validation_model", "compute_predictions"):
+        assert main.main([action, *options, "--run-dir", str(tmp_path / "run"), "--override", knobs]) == 0
+    lists = json.loads((tmp_path / "run" / "recommendations.json").read_text())
+    assert {item for pairs in lists.values() for item, _ in pairs} == {0, 2, 4}
+
+
+@pytest.mark.once
+def test_a_user_of_one_domain_alone_gets_recommendations():
+    model = model_of()
+    items = np.array([4, 6, 8, 3, 5], np.int32)  # food alone, kitchen alone
+    log = Histories(np.full(2, UNKNOWN, np.int32), np.array([0, 3, 5]), items)
+    assert np.isfinite(model.score(log)[:, NUM_SPECIALS:]).all()
+    assert np.abs(np.diff(model.vectors(log), axis=0)).max() > 1e-4
