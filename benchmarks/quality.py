@@ -11,6 +11,7 @@ epoch (runs/quality keeps the checkpoints).
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def main() -> None:
     backends.configure(config.train)
     dataset = sources.load(DataConfig(path=file, layout=layout), config.sample, 0)
     prepared = prepare(splits.split(dataset, config.split, 0))
-    title = f"quality_{name}_{preset}"
+    # Overrides make another recipe: its record must not take the place of the preset's.
+    title = "_".join(["quality", name, preset, *re.findall(r"[\w.=-]+", overrides)])
     path = RESULTS / f"{title}.json"
     knobs = json.loads(config.model_dump_json(include={"model", "train"}))
     known = json.loads(path.read_text())["results"] if path.exists() else {}

@@ -131,7 +131,7 @@ def test_vectors_are_means_of_what_is_visible():
     model = model_of()
     x, _, _ = stage_one(model)
     found = model(tensors(x))
-    states = array(model._encoded("specific", tensors(x), False)[0])
+    states = array(model._encoded("specific", tensors(x), False))
     for person, slot in enumerate(x["first"]):
         row, start = divmod(int(slot), LENGTH)
         mine = (x["segment"][row] == x["segment"][row, start]) & (x["item"][row] != MASK)
@@ -204,7 +204,7 @@ def test_the_gate_is_that_of_numpy(gating):
         shown = mine & (x["item"][row] != MASK)
         vectors = []
         for kind, chosen in (("specific", shown & (x["domain"][row] == TARGET)), ("cross", shown)):
-            encoded = array(model._encoded(kind, tensors(x), False)[0])
+            encoded = array(model._encoded(kind, tensors(x), False))
             vectors.append(encoded[row, chosen].mean(axis=0) if chosen.any() else np.zeros(8))
 
         def gate(a, b, c):

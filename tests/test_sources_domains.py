@@ -106,6 +106,13 @@ def test_several_logs_without_times_or_with_the_same_ids(tmp_path):
     assert np.array_equal(dataset.users.ids, [1, 2])
 
 
+def test_a_folder_may_bear_a_sign_of_equality(tmp_path, monkeypatch):
+    (tmp_path / "year=2024").mkdir()
+    (tmp_path / "year=2024" / "a.csv").write_text("user,item\n1,5\n2,6\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(read("year=2024/*.csv").events) == 2
+
+
 def test_several_logs_that_do_not_fit(tmp_path):
     (tmp_path / "a.csv").write_text("user,item\n1,5\n2,5\n")
     (tmp_path / "b.csv").write_text("user,item\nann,5\nbob,8\n")

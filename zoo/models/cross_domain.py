@@ -149,8 +149,8 @@ class CrossDomain(Recommender):
         table = self.embed_items(self._candidates)
         return losses.softmax_cross_entropy(y_pred, table, ops.take(self._label, labels), weights)
 
-    def _encoded(self, kind: str, inputs: dict[str, Any], training: bool) -> tuple[Any, Any]:
-        """States (R, L, D) of an encoder, and what each slot may be pooled with, (R, L, L) 1.0 or 0.0."""
+    def _encoded(self, kind: str, inputs: dict[str, Any], training: bool) -> Any:
+        """States (R, L, D) of an encoder of users."""
         item, domain = inputs["item"], inputs["domain"]
         events = self.user_items(item) + self._masks(item, 0)
         seen = visible(inputs["segment"], causal=False)
@@ -158,7 +158,7 @@ class CrossDomain(Recommender):
         if kind != "cross":
             seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
             place = inputs["place"]
-        return getattr(self, kind)(events, place, _bias(seen, events.dtype), training=training), seen
+        return getattr(self, kind)(events, place, _bias(seen, events.dtype), training=training)
 
     def _masks(self, item: Any, which: int) -> Any:
         """What stands for a masked item: one vector for the encoders of users, another for the recommender."""
@@ -182,7 +182,7 @@ class CrossDomain(Recommender):
         per domain and stacked, (U, G, D) `specific`, `common`, (U, G) `there`."""
         result = {}
         for kind in KINDS:
-            states, _ = self._encoded(kind, inputs, training)
+            states = self._encoded(kind, inputs, training)
             result[f"{kind}_states"] = _at(states, inputs["slot"])
             domains = [None] if kind == "cross" else range(1, self.num_domains + 1)
             pooled = [self._pooled(states, inputs, domain) for domain in domains]
@@ -207,10 +207,10 @@ class CrossDomain(Recommender):
             total = total + config.adversarial * self._told_apart(reversed_vectors, there)
         both = people * found["cross_there"]
         if config.alignment:
-            apart = found["cross"] - ops.stop_gradient(_mean(found["common"], there))
+            apart = found["cross"] - ops.stop_gradient(_weighted_mean(found["common"], there))
             total = total + config.alignment * _weighted(ops.mean(ops.square(apart), axis=-1), both)
         if config.separation:
-            apart = found["cross"] - _mean(found["specific"], there)
+            apart = found["cross"] - _weighted_mean(found["specific"], there)
             distance = ops.sqrt(ops.sum(ops.square(apart), axis=-1) + 1e-12)
             total = total + config.separation * _weighted(ops.relu(1.0 - distance), both)
         if config.contrastive:
@@ -250,7 +250,7 @@ class CrossDomain(Recommender):
             return state
         vectors = []
         for kind, of in (("specific", self.target), ("cross", None)):
-            encoded, _ = self._encoded(kind, inputs, training and config.fine_tune_users)
+            encoded = self._encoded(kind, inputs, training and config.fine_tune_users)
             vectors.append(_at(self._pooled(encoded, inputs, of)[0], inputs["slot"]))
         if not config.fine_tune_users:
             vectors = [ops.stop_gradient(vector) for vector in vectors]
@@ -292,11 +292,6 @@ def _bias(seen: Any, dtype: Any) -> Any:
 def _at(array: Any, slot: Any) -> Any:
     """(T, D) rows of (R, L, D) at flat slots."""
     return ops.take(ops.reshape(array, (-1, array.shape[-1])), slot, axis=0)
-
-
-def _mean(vectors: Any, there: Any) -> Any:
-    """(U, D) mean over the domains that a user has, of (U, G, D) and (U, G)."""
-    return _weighted_mean(vectors, there)
 
 
 def _weighted_mean(vectors: Any, weights: Any) -> Any:

@@ -5,7 +5,6 @@ Besides what `sequences` says, a batch has
     domain    (R, L) int32 1, 2, ... of each event, by `Catalogue.item_domain`; 0 for unknown items and empty slots;
               of a masked event that of what it hides
     place     (R, L) int32 place among the events of its own domain in its sequence, from 0
-    target    (1,) int32 the domain that recommendations are of
 
 Legend: R rows, L slots of a row, T masked slots of a batch, U sequences of a batch, E events.
 """
@@ -93,15 +92,14 @@ class RepresentationLoader(DomainLoader):
 
 def _domains(x: dict[str, np.ndarray], catalogue: Catalogue, asked: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Domain and place of each event of `x`, whose items are not masked but at the flat slots `asked`."""
-    target = target_domain(catalogue)
     assert catalogue.item_domain is not None
     domain = np.where(x["segment"] > 0, catalogue.item_domain[x["item"]], 0).astype(np.int32)
     if asked is not None:
-        domain.reshape(-1)[asked] = target
+        domain.reshape(-1)[asked] = target_domain(catalogue)
     start = np.arange(domain.shape[1])[None, :] - x["position"]  # the slot at which each event's sequence begins
     place = np.zeros(domain.shape, np.int32)
     for code in range(int(domain.max(initial=0)) + 1):
         mine = domain == code
         before = np.cumsum(mine, axis=1) - mine
         place = np.where(mine, before - np.take_along_axis(before, start, axis=1), place).astype(np.int32)
-    return {"domain": domain, "place": place, "target": np.array([target], np.int32)}
+    return {"domain": domain, "place": place}

@@ -21,7 +21,8 @@ def named(path: str) -> dict[str, str]:
         DataError: one of several has no name, or two have the same.
     """
     parts = [NAMED.fullmatch(part.strip()) for part in path.split(",")]
-    if parts[0] is None or Path(path).exists() or "://" in path:
+    # One `name=` alone is a place: year=2024/*.parquet.
+    if len(parts) < 2 or parts[0] is None or Path(path).exists() or "://" in path:
         return {}
     result = {}
     for text, part in zip(path.split(","), parts, strict=True):
