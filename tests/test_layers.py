@@ -10,6 +10,7 @@ from scipy.special import softmax
 from config import ConfigError
 from zoo import backends
 from zoo.data.features import FeatureTable
+from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.features import FeatureEncoder
 from zoo.layers.normalize import l2_normalize
@@ -174,3 +175,45 @@ def test_l2_normalize_has_a_finite_gradient_at_zero():
     zero = keras.Variable(np.zeros((2, 3), np.float32))
     (gradient,) = backends.gradients(lambda: keras.ops.sum(l2_normalize(keras.ops.convert_to_tensor(zero))), [zero])
     assert np.isfinite(array(gradient)).all()
+
+
+def drawn(layer, shape=(60, 40, 50), steps=4):
+    """What the layer makes of ones in training, step after step."""
+    return np.stack([array(layer(tensor(np.ones(shape, np.float32)), training=True)) for _ in range(steps)])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.001])
+def test_dropout_drops_a_share_and_keeps_the_mean(rate):
+    dropped = max(round(256 * rate), 1) / 256
+    result = drawn(Dropout(rate))
+    assert set(np.unique(result)) == {0, np.float32(1 / (1 - dropped))}
+    deviation = np.sqrt(dropped * (1 - dropped) / result.size)
+    assert abs((result == 0).mean() - dropped) < 4 * deviation
+
+
+def test_dropout_draws_each_number_and_each_step_on_its_own():
+    zero = (drawn(Dropout(0.25)) == 0) - 0.25
+    limit = 4 * 0.1875 / np.sqrt(zero[0].size)
+    flat = zero.reshape(len(zero), -1)
+    for i in range(len(zero) - 1):
+        assert abs((flat[i] * flat[i + 1]).mean()) < limit, "steps"
+    for apart in (1, 2, 4, 8, 50, 2000):
+        assert abs((flat[0, apart:] * flat[0, :-apart]).mean()) < limit, f"places {apart} apart"
+    other = (drawn(Dropout(0.25), steps=1) == 0) - 0.25
+    assert abs((zero[0] * other[0]).mean()) < limit, "layers"
+
+
+def test_dropout_is_nothing_outside_of_training_and_without_a_rate():
+    x = tensor(normal(3, 4))
+    np.testing.assert_array_equal(array(Dropout(0.5)(x)), array(x))
+    np.testing.assert_array_equal(array(Dropout(0.0)(x, training=True)), array(x))
+    with pytest.raises(ValueError, match="rate=1"):
+        Dropout(1)
+
+
+def test_what_is_dropped_has_no_gradient(monkeypatch):
+    layer, x = Dropout(0.5), keras.Variable(normal(5, 6), trainable=True)
+    kept = RNG.integers(0, 256, (5, 6)).astype(np.uint8)
+    monkeypatch.setattr(backends, "random_bytes", lambda shape, seed: tensor(kept))
+    (gradient,) = backends.gradients(lambda: keras.ops.sum(layer(x.value, training=True)), [x])
+    np.testing.assert_array_equal(gradient, np.where(kept >= 128, 2.0, 0.0))

@@ -6,7 +6,9 @@ Each backend is imported where it is used: a run loads one of jax, tensorflow an
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
+import math
 import os
 import platform
 import random
@@ -85,8 +87,19 @@ def _configure_jax(threads: int | None) -> None:
 
     if threads is not None:
         os.environ["NPROC"] = str(threads)  # XLA's CPU client reads it when it starts; it has no other setting
+    _keep_freed_memory()
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "jax"))
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep large blocks that are freed. XLA frees its work space after every step, and a quarter of the next
+    step would go into having the pages of a new one made and zeroed. Other libraries have no such settings.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
+            mallopt(option, value)
 
 
 def _configure_tensorflow(threads: int | None) -> None:
@@ -188,6 +201,83 @@ def _compiled_torch(function: Callable, model: keras.Model) -> Callable:
             return function(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs))
 
     return call
+
+
+# ---------------------------------------------------------------------------------------------- random numbers
+
+
+def random_bytes(shape: Sequence[Any], seed: Any) -> Any:
+    """Uniform uint8 numbers, the cheapest each backend has: good enough for dropout, not for cryptography.
+
+    Args:
+        shape: of the result; sizes may be tensors where a backend traces with unknown ones.
+        seed: (2,) integers of a `keras.random.SeedGenerator`. PyTorch draws from its own state instead.
+    """
+    make = {"jax": _random_bytes_jax, "tensorflow": _random_bytes_tensorflow, "torch": _random_bytes_torch}[name()]
+    return make(shape, seed)
+
+
+def _random_bytes_jax(shape: Sequence[int], seed: Any) -> Any:
+    """A hash of the place and the seed, which XLA works out where it is needed; Threefry takes forty times as long."""
+    import jax
+
+    def mixed(bits: Any, between: Any) -> Any:  # "lowbias32" (Wellons 2018)
+        bits = (bits ^ (bits >> 16)) * np.uint32(0x7FEB352D)
+        bits = ((bits ^ (bits >> 15)) + between) * np.uint32(0x846CA68B)
+        return bits ^ (bits >> 16)
+
+    # Seeds of consecutive steps differ by one: what is near must be far apart before it meets the places.
+    first = mixed(seed[0], mixed(seed[1], seed[0]))
+    place = jax.lax.iota("uint32", math.prod(shape)).reshape(shape)
+    return (mixed(place + first, mixed(seed[1], first)) >> 24).astype("uint8")
+
+
+def _random_bytes_tensorflow(shape: Sequence[Any], seed: Any) -> Any:
+    import tensorflow as tf
+
+    size = tf.reduce_prod(tf.stack(shape))
+    words = tf.random.stateless_uniform(((size + 3) // 4,), seed, None, None, tf.uint32)
+    return tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size], shape)
+
+
+def _random_bytes_torch(shape: Sequence[int], seed: Any) -> Any:
+    import torch
+
+    size = math.prod(shape)
+    words = torch.empty((size + 7) // 8, dtype=torch.int64, device=seed.device)
+    return words.random_(-(2**63), None).view(torch.uint8)[:size].view(tuple(shape))
+
+
+# ------------------------------------------------------------------------------------------------------- loops
+
+
+def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, chunks: Any, dtype: str) -> tuple[Any, Any]:
+    """`keras.ops.scan`, one step after the other: results need not be shaped as what is carried.
+
+    TensorFlow's in Keras 3.15 wants that, and works on ten steps at once, whose memory adds up.
+
+    Args:
+        step: (carry, chunk) -> (carry, result), a tensor.
+        carry: tensors of constant shapes.
+        chunks: tensors (n, ...), of which each step sees one row.
+        dtype: of the results.
+
+    Returns:
+        The last carry, and the results (n, ...).
+    """
+    if name() != "tensorflow":
+        return keras.ops.scan(step, carry, chunks)
+    import tensorflow as tf
+
+    count = tf.shape(keras.tree.flatten(chunks)[0])[0]
+
+    def body(i, carry, results):
+        carry, result = step(carry, keras.tree.map_structure(lambda chunk: chunk[i], chunks))
+        return i + 1, carry, results.write(i, result)
+
+    start = (0, carry, tf.TensorArray(dtype, size=count, infer_shape=False))
+    loop = tf.while_loop(lambda i, *_: i < count, body, start, parallel_iterations=1)
+    return loop[1], loop[2].stack()
 
 
 # --------------------------------------------------------------------------------------------------- gradients

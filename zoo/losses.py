@@ -12,6 +12,7 @@ from typing import Any
 
 from keras import ops
 
+from zoo import backends
 from zoo.data.vocabulary import NUM_SPECIALS
 
 NEVER = -1e9  # logit of a candidate that is not one; finite, so that no row can become NaN
@@ -212,6 +213,18 @@ def softmax_cross_entropy(hidden: Any, table: Any, labels: Any, weights: Any, bi
     return ops.custom_gradient(_softmax_forward)(hidden, table, labels, share, bias[NUM_SPECIALS:])
 
 
+def _surprise(logits: Any, likely: Any, label: Any) -> Any:
+    """-log of the probability of the labels, (t,), from logits (t, V) and their softmax (t, V)."""
+    probability = ops.take_along_axis(likely, label[:, None], axis=1)[:, 0]
+
+    def exactly():
+        # log of the sum of exponentials, from the likeliest item: that of the label has rounded to zero.
+        total = ops.max(logits, axis=1) - ops.log(ops.max(likely, axis=1))
+        return total - ops.take_along_axis(logits, label[:, None], axis=1)[:, 0]
+
+    return ops.cond(ops.min(probability) < 1e-30, exactly, lambda: -ops.log(probability))
+
+
 def _softmax_forward(hidden: Any, table: Any, labels: Any, share: Any, bias: Any = None) -> tuple[Any, Any]:
     """Value of `softmax_cross_entropy` for weights that sum to one, and the function of its gradient."""
     dim, items = table.shape[1], table.shape[0]
@@ -226,35 +239,33 @@ def _softmax_forward(hidden: Any, table: Any, labels: Any, share: Any, bias: Any
     filled_share = ops.concatenate([share, ops.cast(fill, "float32")], axis=0)
     transposed = ops.transpose(table)
 
-    def body(step, carry):
-        loss, hidden_gradient, table_gradient, bias_gradient = carry
-        start = step * size
-        # TensorFlow would work on ten chunks at once, and hold the logits of all: this one waits for the one before.
-        part = ops.slice(filled, (start, 0), (size, dim)) + ops.cast(0.0 * loss, filled.dtype)
-        label = ops.slice(filled_labels, (start,), (size,))
-        weight = ops.slice(filled_share, (start,), (size,))[:, None]
+    def body(carry, chunk):
+        loss, table_gradient, bias_gradient = carry
+        part, label, weight = chunk
         logits = ops.cast(ops.matmul(part, transposed), "float32")  # (t, V)
         if bias is not None:
             logits = logits + ops.cast(bias, "float32")
         likely = ops.softmax(logits, axis=1)
-        # log of the sum of exponentials, from the likeliest item: that of the label may round to zero.
-        total = ops.max(logits, axis=1, keepdims=True) - ops.log(ops.max(likely, axis=1, keepdims=True))
-        loss = loss + ops.sum(weight * (total - ops.take_along_axis(logits, label[:, None], axis=1)))
-        # The weights go onto the smaller factor; the label's -1 comes at the end.
+        loss = loss + ops.sum(weight * _surprise(logits, likely, label))
+        # The weights go onto the smaller factor; the label's -1, and the weights of the rows, come at the end.
         if bias is not None:
-            bias_gradient = bias_gradient + ops.matmul(ops.transpose(weight), likely)[0]
+            bias_gradient = bias_gradient + ops.matmul(weight[None], likely)[0]
         likely = ops.cast(likely, part.dtype)
-        weight = ops.cast(weight, part.dtype)
-        pulled = ops.matmul(likely, table) * weight - ops.take(table, label, axis=0) * weight
-        hidden_gradient = ops.slice_update(hidden_gradient, (start, 0), pulled)
-        table_gradient = table_gradient + ops.cast(ops.matmul(ops.transpose(likely), part * weight), "float32")
-        return loss, hidden_gradient, table_gradient, bias_gradient
+        weight = ops.cast(weight, part.dtype)[:, None]
+        table_gradient = table_gradient + ops.cast(ops.matmul(ops.transpose(part * weight), likely), "float32")
+        return (loss, table_gradient, bias_gradient), ops.matmul(likely, table)
 
-    start = (ops.zeros(()), ops.zeros_like(filled), ops.zeros((items, dim)), ops.zeros((items,)))
-    loss, hidden_gradient, table_gradient, bias_gradient = ops.fori_loop(0, count, body, start)
-    hidden_gradient = ops.slice(hidden_gradient, (0, 0), (rows, dim))
+    chunks = (
+        ops.reshape(filled, (count, size, dim)),
+        ops.reshape(filled_labels, (count, size)),
+        ops.reshape(filled_share, (count, size)),
+    )
+    start = (ops.zeros(()), ops.zeros((dim, items)), ops.zeros((items,)))
+    (loss, table_gradient, bias_gradient), hidden_gradient = backends.scan(body, start, chunks, hidden.dtype)
+    hidden_gradient = ops.reshape(hidden_gradient, (-1, dim))[:rows] - ops.take(table, labels, axis=0)
+    hidden_gradient = hidden_gradient * ops.cast(share, hidden.dtype)[:, None]
     weighted = ops.cast(hidden, "float32") * share[:, None]
-    table_gradient = table_gradient - ops.segment_sum(weighted, labels, num_segments=items)
+    table_gradient = ops.transpose(table_gradient) - ops.segment_sum(weighted, labels, num_segments=items)
 
     def gradient(*args, upstream=None):
         scale = args[0] if upstream is None else upstream

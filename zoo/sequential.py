@@ -18,6 +18,7 @@ from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.loaders.sequences import NextItemLoader
 from zoo.data.vocabulary import NUM_SPECIALS
+from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import ActionEmbedding, IdEmbedding
 from zoo.layers.normalize import l2_normalize
 from zoo.recommender import Recommender
@@ -85,7 +86,7 @@ class SequentialRecommender(Recommender):
         self.bias_id = None
         if config.item_bias:
             self.bias_id = IdEmbedding(items.trained_size, 1, initializer="zeros", name="bias_id")
-        self.drop = keras.layers.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     @abc.abstractmethod
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:

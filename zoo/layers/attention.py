@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo.layers.dropout import Dropout
 from zoo.layers.relative_bias import DistanceBias
 
 HIDDEN = -1e9  # logit of what may not be seen; finite, so that no row of weights can become NaN
@@ -65,7 +66,7 @@ class SelfAttention(keras.layers.Layer):
         # A bias of the keys would shift a query's logits alike, one of the values is the output's: neither is needed.
         self.key_value = keras.layers.Dense(2 * dim, use_bias=False, name="key_value")
         self.output_dense = keras.layers.Dense(dim, kernel_initializer=small(), name="output")
-        self.drop = keras.layers.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def call(self, x: Any, seen: Any, bias: Any, training: bool = False) -> Any:
         """(R, L, D) -> (R, L, D).

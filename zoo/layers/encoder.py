@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IndexEmbedding
 from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
@@ -41,7 +42,7 @@ class Encoder(keras.layers.Layer):
         start = keras.initializers.RandomNormal(stddev=0.02)
         self.position = IndexEmbedding(max_length, dim, start, name="position")
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
-        self.drop = keras.layers.Dropout(dropout)
+        self.drop = Dropout(dropout)
         distances = partial(DistanceBias, max_length, num_heads, two_sided=True, decay=True, name="by_distance")
         self.blocks = [
             TransformerBlock(

@@ -12,6 +12,7 @@ from keras import ops
 
 from zoo import backends
 from zoo.layers.attention import placed
+from zoo.layers.dropout import Dropout
 from zoo.layers.relative_bias import DistanceBias
 
 NUM_BUCKETS = 129
@@ -102,7 +103,7 @@ class HSTUBlock(keras.layers.Layer):
             name="gate_value_query_key",
         )
         self.output_dense = keras.layers.Dense(dim, name="output")
-        self.drop = keras.layers.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def call(self, x: Any, seen: Any, distance: Any, bucket: Any = None, training: bool = False) -> Any:
         """(R, L, D) -> (R, L, D); `seen`, `distance` and `bucket` as in `RelativeBias`."""

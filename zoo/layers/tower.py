@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from config import ConfigError
+from zoo.layers.dropout import Dropout
 
 
 class Tower(keras.layers.Layer):
@@ -34,7 +35,7 @@ class Tower(keras.layers.Layer):
         self.hidden = [
             keras.layers.Dense(units, activation="relu", name=f"hidden_{i}") for i, units in enumerate(hidden_units)
         ]
-        self.drop = keras.layers.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.part_dropout = part_dropout
         self.seed_generator = keras.random.SeedGenerator() if part_dropout else None
 

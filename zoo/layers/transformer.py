@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from zoo.layers.attention import SelfAttention, small
+from zoo.layers.dropout import Dropout
 from zoo.layers.relative_bias import DistanceBias
 
 
@@ -63,7 +64,7 @@ class TransformerBlock(keras.layers.Layer):
             name="inner",
         )
         self.outer = keras.layers.Dense(dim, use_bias=not gated, kernel_initializer=small(), name="outer")
-        self.drop = keras.layers.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.gates = []
         if gated:
             self.gates = [keras.layers.Dense(dim, activation="sigmoid", name=f"gate_{i}") for i in range(2)]

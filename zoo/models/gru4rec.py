@@ -20,6 +20,7 @@ from zoo.data.loaders.sequences import NextItemLoader
 from zoo.data.loaders.session_parallel import SessionParallelLoader
 from zoo.data.sources import t_ecd
 from zoo.data.vocabulary import PAD
+from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.recurrent import GRU, Memory
 from zoo.registry import ModelSpec, Stage
@@ -74,7 +75,7 @@ class GRU4Rec(SequentialRecommender):
         if not config.constrained_embedding:
             start = keras.initializers.RandomNormal(stddev=0.02)
             self.input_id = IdEmbedding(catalogue.items.trained_size, dim, initializer=start, name="input_id")
-        self.drop_input = keras.layers.Dropout(config.embedding_dropout)
+        self.drop_input = Dropout(config.embedding_dropout)
         self.recurrent = [GRU(units, name=f"gru_{i}") for i in range(config.num_layers)]
         self.memories = [Memory(name=f"memory_{i}") for i in range(config.num_layers)]
         self.project = keras.layers.Dense(dim, name="project") if units != dim else None

@@ -17,6 +17,7 @@ from zoo import losses
 from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.pairs import PairLoader
 from zoo.data.vocabulary import PAD
+from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.features import FeatureEncoder
 from zoo.layers.normalize import l2_normalize
@@ -124,7 +125,7 @@ class TwoTower(Recommender):
             self.bias_tower = Tower(part_dropout=config.part_dropout, name="bias_tower")
             if self.item_features is not None:
                 self.bias_features = keras.layers.Dense(1, use_bias=False, name="bias_features")
-        self.drop = keras.layers.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         if config.similarity == "cosine":
             start = keras.initializers.Constant(math.log(config.temperature))
             self.log_temperature = self.add_weight(shape=(), initializer=start, name="log_temperature")
