@@ -80,6 +80,9 @@ class DataConfig(Section):
     items: str | None = Field(None, description="table of item features; its first column or `item` is the id")
     cache_dir: str | None = Field(None, description="where downloads and prepared arrays are kept")
     # Cleaning, in this order.
+    windows: Literal["keep", "join"] = Field(
+        "keep", description="histories that overlap with the next user's, as pieces of one do: make them one user"
+    )
     actions: tuple[str, ...] | None = Field(None, description="keep these actions only")
     domains: tuple[str, ...] | None = Field(None, description="keep these domains only")
     since: str | None = Field(None, description="keep events at or after this date, or `day N` since 1970-01-01")
@@ -149,6 +152,7 @@ class TrainConfig(Section):
     patience: int | None = Field(5, ge=1, description="epochs without a better monitor; null trains to the end")
     monitor: str = "val_ndcg@10"
     validation_users: int | None = Field(None, ge=1, description="users in the validation of each epoch; null: all")
+    keep_every: int | None = Field(None, ge=1, description="keep the weights of every so many epochs, in `epochs`")
     initial_items: str | None = Field(None, description="run directory whose item vectors the item table starts with")
     workers: int = Field(1, ge=1, description="threads that prepare batches")
     threads: int | None = Field(None, ge=1, description="threads of the backend; null: all cores")
@@ -179,7 +183,14 @@ class PredictConfig(Section):
     action: str | None = Field(None, description="what they will do, for models with query_action; null: the usual")
     allow: str | tuple[str | int, ...] | None = Field(None, description="items that may be recommended")
     deny: str | tuple[str | int, ...] | None = Field(None, description="items that may not be recommended")
+    kept_epoch: str | None = Field(
+        None, description="weights that train.keep_every kept, as `train_10`; null: the best"
+    )
     embedding_dtype: Literal["float16", "float32"] = Field("float16", description="numbers of exported vectors")
+    embedding_views: tuple[str, ...] | None = Field(
+        None, description="export_embeddings: which vectors of users, such as `embeddings`; null: all the model has"
+    )
+    embedding_pickle: bool = Field(False, description="export_embeddings: besides, pickled dictionaries of lists")
     similar_to: str | tuple[str | int, ...] | None = Field(
         None, description="similar_items: ids, or a file with one id a line; null: all items"
     )

@@ -12,7 +12,7 @@ from scipy.special import expit
 import main
 from config import RunConfig
 from tests.test_parity import set_numpy_weights
-from zoo import backends
+from zoo import backends, losses
 from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
@@ -183,6 +183,43 @@ def test_alignment_and_separation_are_of_one_user(part):
     assert abs(loss(model, swapped) - loss(model, found)) > 1e-4
 
 
+@pytest.mark.once
+def test_vectors_of_two_users_are_compared_if_asked():
+    """As the published code does, whose loaders shuffle each domain on its own."""
+    model = model_of(same_user=False, classification=0.0, adversarial=0.0, separation=0.0)
+    x, y, weight = stage_one(model)
+    found = model._represent(tensors(x), False)
+    table = model.user_items.rows()
+    masked = sum(
+        array(losses.softmax_cross_entropy(found[f"{kind}_states"], table, tensors(y), tensors(weight)))
+        for kind in ("specific", "common", "cross")
+    )
+    common, there, cross = (array(found[name]) for name in ("common", "there", "cross"))
+    mean = (common * there[..., None]).sum(axis=1) / np.maximum(there.sum(axis=1), 1)[:, None]
+    assert x["people"].all()
+    expected = np.square(cross - np.roll(mean, 1, axis=0)).mean(axis=-1).mean()
+    loss = array(model._representation_loss(tensors(x), tensors(y), tensors(weight), found))
+    np.testing.assert_allclose(loss - masked, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_exported_is_what_the_gate_sees():
+    model = model_of()
+    log = histories([4, 6, 3], seed=2)
+    names = ["specific_food", "specific_kitchen", "common_food", "common_kitchen", "cross"]
+    assert list(model.views()) == ["embeddings", *names]
+    found = {name: np.concatenate([block for _, block in model.vector_batches(log, view=name)]) for name in names}
+    x = tensors(DomainLoader.inputs(log, model.catalogue, model.config))
+    states = array(model._encoded("specific", x, False)).reshape(-1, 8)
+    for person, slot in enumerate(array(x["slot"])):
+        begin = slot - log.lengths[person]
+        kitchen = begin + np.flatnonzero(array(x["domain"]).reshape(-1)[begin:slot] == TARGET)
+        expected = states[kitchen].mean(axis=0) if len(kitchen) else np.zeros(8)
+        np.testing.assert_allclose(found["specific_kitchen"][person], expected, rtol=1e-4, atol=1e-5)
+    one = Histories(np.full(1, UNKNOWN, np.int32), np.array([0, 3]), np.array([4, 6, 8], np.int32))  # food alone
+    _, nothing = next(model.vector_batches(one, view="common_kitchen"))
+    assert not nothing.any()
+
+
 # ---------------------------------------------------------------------------------------------------- recommender
 
 
@@ -251,3 +288,30 @@ def test_a_user_of_one_domain_alone_gets_recommendations():
     log = Histories(np.full(2, UNKNOWN, np.int32), np.array([0, 3, 5]), items)
     assert np.isfinite(model.score(log)[:, NUM_SPECIALS:]).all()
     assert np.abs(np.diff(model.vectors(log), axis=0)).max() > 1e-4
+
+
+@pytest.mark.once
+def test_vectors_of_an_earlier_epoch_are_exported(tmp_path, capsys):
+    run = ["--run-dir", str(tmp_path / "run")]
+    knobs = "train.epochs=2,representation_epochs=2,train.keep_every=1,sample.num_users=60"
+    options = ["--model", "cross_domain", "--preset", "tiny", "--override", knobs]
+    assert main.main(["train_validation_model", *options, *run]) == 0
+    found = {}
+    for epoch in ("representations_1", "representations_2", "recommender_2"):
+        knobs = f"predict.kept_epoch={epoch},embedding_views=cross,embedding_dtype=float32"
+        assert main.main(["export_embeddings", *run, "--override", knobs]) == 0
+        found[epoch] = np.load(tmp_path / "run" / "cross.npy")
+    assert np.abs(found["representations_1"] - found["representations_2"]).max() > 1e-3
+    np.testing.assert_array_equal(found["representations_2"], found["recommender_2"])
+    capsys.readouterr()
+    assert main.main(["export_embeddings", *run, "--override", "predict.kept_epoch=representations_9"]) == 2
+    assert "kept are recommender_1, recommender_2, representations_1, representations_2" in capsys.readouterr().err
+
+
+@pytest.mark.once
+def test_there_may_be_no_first_stage(tmp_path, capsys):
+    knobs = "train.epochs=1,representation_epochs=0,gating=none,sample.num_users=60"
+    options = ["--model", "cross_domain", "--preset", "tiny", "--override", knobs, "--run-dir", str(tmp_path / "run")]
+    assert main.main(["train_validation_model", *options]) == 0
+    output = capsys.readouterr().out
+    assert "recommender epoch" in output and "representations epoch" not in output

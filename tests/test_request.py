@@ -39,6 +39,38 @@ def test_an_override_changes_all():
     assert asked["sasrec"].config.model.max_length == 9
 
 
+def titles(models, override=()):
+    options = Namespace(models=models, preset=None, data=None, override=list(override), run_dir=None, resume=False)
+    return {request.title: request for request in resolve_many(options)}
+
+
+def test_a_model_may_stand_there_with_knobs_of_its_own():
+    asked = titles(
+        " sasrec, sasrec[loss=gbce,num_negatives=64] ,most_popular,sasrec[block=ligr],sasrec", ["dropout=0.4"]
+    )
+    assert list(asked) == ["sasrec", "sasrec[loss=gbce,num_negatives=64]", "most_popular", "sasrec[block=ligr]"]
+    plain, gbce, _, ligr = (request.config.model for request in asked.values())
+    assert (plain.loss, gbce.loss, gbce.num_negatives, ligr.block) == ("softmax", "gbce", 64, "ligr")
+    assert plain.dropout == gbce.dropout == ligr.dropout == 0.4
+    folders = [request.run_dir.name for request in asked.values()]
+    assert folders == ["sasrec", "sasrec_loss=gbce_num_negatives=64", "most_popular", "sasrec_block=ligr"]
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ("sasrec[evaluate.exclude_seen=false]", "are the same for all; use --override"),
+        ("sasrec[bloc=ligr]", "did you mean"),
+        ("sasrec[block=ligr", "not understood"),
+        ("sasrec]", "not understood"),
+        (" , ", "needs --models"),
+    ],
+)
+def test_what_is_no_list_of_models_is_refused(models, words):
+    with pytest.raises(ConfigError, match=words):
+        titles(models)
+
+
 def test_a_preset_that_nobody_has_is_refused():
     with pytest.raises(ConfigError, match="--preset tecd: none of most_popular, sasrec has it"):
         ask("most_popular,sasrec", "tecd")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from config import ConfigError, RunConfig, override
-from zoo import artifacts, backends, comparison, evaluation, recommending, registry, training
+from zoo import artifacts, backends, comparison, evaluation, exporting, recommending, registry, training
 from zoo.audit import audit, describe
 from zoo.data import cleaning, sources, splits
 from zoo.data.catalogue import Prepared, prepare, prepare_as
@@ -123,14 +123,14 @@ def compare_models(options: Namespace) -> None:
     results = []
     for request in requests:
         if _holds(request.run_dir, request.name, request.config, split):
-            print(f"{request.name}: already trained in {request.run_dir}")
+            print(f"{request.title}: already trained in {request.run_dir}")
             metrics = artifacts.read_metrics(request.run_dir)
         else:
             _announce(request)
             metrics = _validate(request, prepare(split))
             print(describe(metrics))
         baseline = not registry.get(request.name).stages
-        results.append(comparison.Result(request.name, metrics, artifacts.read_ranks(request.run_dir), baseline))
+        results.append(comparison.Result(request.title, metrics, artifacts.read_ranks(request.run_dir), baseline))
     compared = comparison.table(results)
     directory = requests[0].run_dir.parent
     artifacts.write_json(directory / "comparison.json", compared)
@@ -164,12 +164,15 @@ def plot_item_atlas(options: Namespace) -> None:
 
 
 def export_embeddings(options: Namespace) -> None:
-    """Writes users' and items' vectors as client_ids.npy, embeddings.npy, item_ids.npy and item_embeddings.npy."""
+    """Writes users' and items' vectors as client_ids.npy, embeddings.npy, item_ids.npy and item_embeddings.npy.
+
+    A model that has further vectors of users writes those, too, each under its name.
+    """
     run, config = _load_run(options)
     if not isinstance(run.model, Recommender):
         raise ConfigError(f"{run.name} has no embeddings: it scores items without vectors")
     users, histories = _asked_users(run, config)
-    recommending.export_embeddings(run.model, histories, users, run_dir(options), config.predict)
+    exporting.export_embeddings(run.model, histories, users, run_dir(options), config.predict)
     print(f"embeddings of {len(users):,} users and {len(run.catalogue.items.ids):,} items: {run_dir(options)}")
 
 
@@ -211,7 +214,7 @@ ACTIONS = {
 def _announce(request: Request) -> None:
     backends.configure(request.config.train)
     backends.seed(request.config.seed)
-    print(f"{request.name}, preset {request.preset}, on {backends.name()} ({backends.device()})", flush=True)
+    print(f"{request.title}, preset {request.preset}, on {backends.name()} ({backends.device()})", flush=True)
 
 
 def _read(config: RunConfig) -> Dataset:
@@ -280,11 +283,11 @@ def _working(directory: Path) -> Path:
 
 
 def _clear(directory: Path) -> None:
-    """Removes what only an unfinished run needs; what TensorBoard reads moves to the run."""
-    logs = _working(directory) / "tensorboard"
-    if logs.exists():
-        shutil.rmtree(directory / "tensorboard", ignore_errors=True)
-        logs.rename(directory / "tensorboard")
+    """Removes what only an unfinished run needs; what TensorBoard reads, and weights kept, move to the run."""
+    for name in ("tensorboard", "epochs"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+        if (_working(directory) / name).exists():
+            (_working(directory) / name).rename(directory / name)
     shutil.rmtree(_working(directory), ignore_errors=True)
 
 
@@ -330,9 +333,10 @@ def _load_run(options: Namespace, production: bool = True) -> tuple[artifacts.Ru
     if production and artifacts.exists(directory / "production"):
         directory = directory / "production"
     refuse_another(directory, artifacts.read_info(directory)["model"], options)
-    run = artifacts.load(directory)
-    config = override(with_data(run.config, options.data), options.override)
-    if config.model != run.config.model:
+    saved = artifacts.read_config(directory)[1]
+    config = override(with_data(saved, options.data), options.override)
+    run = artifacts.load(directory, config.predict.kept_epoch)
+    if config.model != saved.model:
         raise ConfigError("the hyperparameters of a trained model cannot be overridden; train it again with them")
     backends.configure(config.train)
     print(f"{run.name} of {directory}, on {backends.name()} ({backends.device()})", flush=True)

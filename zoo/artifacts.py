@@ -5,6 +5,7 @@
     model.weights.h5   weights, the same on every backend
     history.csv        one row per epoch
     metrics.json       {"validation": {...}, "test": {...}, "audit": {...}}
+    epochs/            weights of earlier epochs, where `train.keep_every` asked for them
     ranks.npz          rank of every test target, for paired tests
 
 Files are written beside and renamed into place, config.json last; nothing here is ever a pickle.
@@ -141,16 +142,7 @@ def save(
         history: a history.csv to take over.
     """
     write_arrays(directory / VOCABULARY, model.catalogue.arrays())
-    with replacing(directory / WEIGHTS) as temporary:
-        reserve(temporary, model.arrays().values() if isinstance(model, Baseline) else model.variables)
-        # Keras insists on the ending .weights.h5, so the file gets it before it gets its name.
-        written = temporary.with_name(temporary.name + ".weights.h5")
-        try:
-            model.save_weights(written)
-            os.replace(written, temporary)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(written)
+    save_weights(model, directory / WEIGHTS)
     if metrics is not None:
         write_json(directory / METRICS, metrics)
     if ranks is not None:
@@ -166,6 +158,20 @@ def save(
         "files": {file: _sha256(directory / file) for file in (VOCABULARY, WEIGHTS)},
     }
     write_json(directory / CONFIG, info)
+
+
+def save_weights(model: Any, path: Path) -> None:
+    """Writes the weights of a model, atomically."""
+    with replacing(path) as temporary:
+        reserve(temporary, model.arrays().values() if isinstance(model, Baseline) else model.variables)
+        # Keras insists on the ending .weights.h5, so the file gets it before it gets its name.
+        written = temporary.with_name(temporary.name + ".weights.h5")
+        try:
+            model.save_weights(written)
+            os.replace(written, temporary)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(written)
 
 
 def exists(directory: Path) -> bool:
@@ -204,11 +210,14 @@ def read_config(directory: Path) -> tuple[str, RunConfig]:
         raise ConfigError(f"{directory / CONFIG}: written by another version of the zoo ({error})") from None
 
 
-def load(directory: Path) -> Run:
+def load(directory: Path, epoch: str | None = None) -> Run:
     """Reads a run directory back, on any backend.
 
+    Args:
+        epoch: of weights that were kept, STAGE_EPOCH; None: the best.
+
     Raises:
-        ConfigError: no run, a foreign or damaged one, or files that do not belong together.
+        ConfigError: no run, a foreign or damaged one, files that do not belong together, or weights that were not kept.
     """
     info = read_info(directory)
     name, config = read_config(directory)
@@ -223,15 +232,29 @@ def load(directory: Path) -> Run:
             catalogue = Catalogue.from_arrays(dict(arrays))
     except (KeyError, ValueError, zipfile.BadZipFile, OSError) as error:
         raise ConfigError(f"{directory / VOCABULARY}: damaged ({error}); train the run again") from None
+    weights = directory / WEIGHTS if epoch is None else kept_weights(directory, epoch)
     model = build(name, config, catalogue)
     if not isinstance(model, Baseline):
         model.build_weights()
     try:
-        model.load_weights(directory / WEIGHTS)
+        model.load_weights(weights)
     except (ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise ConfigError(f"{directory / WEIGHTS}: these weights do not fit {name} ({reason})") from None
+        raise ConfigError(f"{weights}: these weights do not fit {name} ({reason})") from None
     return Run(directory, info, name, config, catalogue, model)
+
+
+def kept_weights(directory: Path, epoch: str) -> Path:
+    """The file of weights that `train.keep_every` kept.
+
+    Raises:
+        ConfigError: there is none of this epoch.
+    """
+    known = [path.name.removesuffix(".weights.h5") for path in sorted((directory / "epochs").glob("*.weights.h5"))]
+    if epoch not in known:
+        have = f"kept are {', '.join(known)}" if known else "none were kept; train with train.keep_every=1"
+        raise ConfigError(f"predict.kept_epoch={epoch}: {directory} has no weights of it; {have}")
+    return directory / "epochs" / f"{epoch}.weights.h5"
 
 
 def read_metrics(directory: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from config import ConfigError, TrainConfig
 from zoo import backends, checkpoints
-from zoo.artifacts import replacing
+from zoo.artifacts import replacing, save_weights
 from zoo.checkpoints import Progress
 from zoo.schedules import Schedule
 
@@ -213,6 +213,20 @@ def _duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+class Keep(keras.callbacks.Callback):
+    """Keeps the weights of every so many epochs, as epochs/STAGE_EPOCH.weights.h5."""
+
+    def __init__(self, every: int, stage: str, directory: Path):
+        super().__init__()
+        self.every = every
+        self.stage = stage
+        self.directory = directory / "epochs"
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if (epoch + 1) % self.every == 0:
+            save_weights(self.model, self.directory / f"{self.stage}_{epoch + 1}.weights.h5")
 
 
 class TensorBoard(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import h5py
@@ -79,6 +79,10 @@ class UserEncoder(keras.Model, abc.ABC):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Scalar training objective."""
 
+    def views(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
+        """The vectors of users that this model has, by name: `embeddings`, and what others a subclass makes."""
+        return {"embeddings": self.encode_users}
+
     def build_weights(self) -> None:
         """Makes every weight, so that they can be loaded, counted or trained: encodes one user of one unknown item."""
         self.built = True  # the layers build themselves when they are called
@@ -94,17 +98,19 @@ class UserEncoder(keras.Model, abc.ABC):
         return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
 
     def vector_batches(
-        self, histories: Histories | Prefixes, batch_size: int = 1024
+        self, histories: Histories | Prefixes, batch_size: int = 1024, view: str = "embeddings"
     ) -> Iterator[tuple[Histories, np.ndarray]]:
-        """Consecutive users and their vectors (b, D), b up to `batch_size`."""
-        if not hasattr(self, "_encode"):
-            self._encode = backends.compiled(self.encode_users, self)
+        """Consecutive users and their vectors (b, D), b up to `batch_size`, of one of `views`."""
+        if not hasattr(self, "_compiled"):
+            self._compiled: dict[str, Callable] = {}
+        if view not in self._compiled:
+            self._compiled[view] = backends.compiled(self.views()[view], self)
         size = min(batch_size, len(histories))
         for part in histories.batches(batch_size):
             rows = np.minimum(np.arange(size), len(part) - 1)  # repeats fill the last batch
             filled = part if len(part) == size else part.take(rows)
             inputs = self.loader.inputs(filled, self.catalogue, self.config)
-            yield part, keras.ops.convert_to_numpy(self._encode(inputs))[: len(part)].astype(np.float32)
+            yield part, keras.ops.convert_to_numpy(self._compiled[view](inputs))[: len(part)].astype(np.float32)
 
 
 class Recommender(UserEncoder, Scorer):

@@ -25,7 +25,7 @@ from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, Vocabulary
-from zoo.recommender import Recommender, Scorer, UserEncoder
+from zoo.recommender import Recommender, Scorer
 from zoo.topk import InnerProductIndex, top_of_scores
 
 BATCH = 1024  # users at once
@@ -235,7 +235,7 @@ def write(
     """
     writer = {"parquet": _write_parquet, "json": _write_json, "jsonl": _write_jsonl}[file_format]
     tally = _Tally(len(users))
-    with _naming(path), artifacts.replacing(path) as temporary:
+    with naming(path), artifacts.replacing(path) as temporary:
         writer(temporary, users, items, tally.checked(batches), names)
     if tally.short:
         print(
@@ -329,62 +329,8 @@ def _write_parquet(path: Path, users: np.ndarray, items: Vocabulary, batches: It
         file.write_table(pa.Table.from_batches(waiting, schema))
 
 
-# ------------------------------------------------------------------------------------------------------ embeddings
-
-
-def export_embeddings(
-    model: UserEncoder, histories: Histories, users: np.ndarray, directory: Path, config: PredictConfig
-) -> None:
-    """Writes the vectors of users and items, a row each: their inner product is the score.
-
-    Files: client_ids.npy and item_ids.npy (int64, float64 or fixed-width text; no pickle), embeddings.npy (n, D) and
-    item_embeddings.npy (V, D), of `config.embedding_dtype`. The files of items are those of a `Recommender` only.
-
-    Raises:
-        DataError: a value is not finite, or too large for float16.
-        OSError: a file cannot be written.
-    """
-    dtype = np.dtype(config.embedding_dtype)
-    with _naming(directory), contextlib.ExitStack() as files:  # all are whole before the first takes its place
-
-        def place(name: str) -> Path:
-            return files.enter_context(artifacts.replacing(directory / name))
-
-        np.save(place("client_ids.npy"), _plain(users), allow_pickle=False)
-        vectors = (block for _, block in model.vector_batches(histories, BATCH))
-        _save_vectors(place("embeddings.npy"), len(users), vectors, dtype)
-        if isinstance(model, Recommender):
-            items = model.item_matrix()[NUM_SPECIALS:]
-            np.save(place("item_ids.npy"), _plain(model.catalogue.items.ids), allow_pickle=False)
-            _save_vectors(place("item_embeddings.npy"), len(items), [items], dtype)
-
-
-def _plain(ids: np.ndarray) -> np.ndarray:
-    """Ids as an array without Python objects."""
-    return ids.astype(np.str_) if ids.dtype == object else ids
-
-
-def _save_vectors(path: Path, count: int, batches: Iterable[np.ndarray], dtype: np.dtype) -> None:
-    """Writes (count, D) vectors, a batch at a time, as a .npy file."""
-    limit = float(np.finfo(dtype).max)
-    with open(path, "wb") as file:
-        for number, batch in enumerate(batches):
-            largest = float(np.abs(batch).max(initial=0.0))
-            if not np.isfinite(largest):
-                raise DataError("a vector is not finite; the model has diverged: train it again")
-            if largest > limit:
-                raise DataError(
-                    f"a vector holds {largest:g}, more than {dtype} can ({limit:g}); "
-                    "--override predict.embedding_dtype=float32"
-                )
-            if number == 0:
-                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-                np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, batch.shape[1])})
-            file.write(np.ascontiguousarray(batch, dtype))
-
-
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors of the system name what was wanted instead of a temporary file."""
     try:
         yield

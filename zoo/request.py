@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from config import ConfigError, RunConfig, assignments_in, override
 from zoo import artifacts, registry
 
 DEFAULT_MODEL = "two_tower"
+MODEL_AND_KNOBS = re.compile(r"\s*([^\[\],]*?)\s*(?:\[(.*?)\])?\s*(?:,|$)", re.DOTALL)  # cross_domain[gating=none], ...
 MEASURED_ALIKE = ("data", "sample", "split", "evaluate")  # sections that models share when they are compared
 
 
@@ -19,6 +21,7 @@ class Request:
     """One model to run.
 
     Attributes:
+        title: what tables call it: the name, and the knobs that tell it from others of its name.
         name: the model.
         preset: the recipe that the configuration started from.
         config: defaults < preset < --data and --override.
@@ -26,6 +29,7 @@ class Request:
         resume: whether an interrupted training goes on.
     """
 
+    title: str
     name: str
     preset: str
     config: RunConfig
@@ -59,11 +63,13 @@ def resolve(options: Namespace, from_run: bool = False) -> Request:
         name = options.model or DEFAULT_MODEL
         preset, config = _preset(options, name)
     config = override(with_data(config, options.data), options.override)
-    return Request(name, preset, config, directory, options.resume)
+    return Request(name, name, preset, config, directory, options.resume)
 
 
 def resolve_many(options: Namespace) -> list[Request]:
     """The models of `--models`, each in a folder of its own; an override goes to the models that have its knob.
+
+    A model may be there more than once, with knobs of its own in brackets: `sasrec,sasrec[loss=gbce,num_negatives=64]`.
 
     All are measured alike: data, split and evaluation are those of the first model that has the preset. One without it
     takes its base recipe for the rest.
@@ -71,9 +77,8 @@ def resolve_many(options: Namespace) -> list[Request]:
     Raises:
         ConfigError: no models, a preset that none of them has, or an override that none of them knows.
     """
-    names = list(dict.fromkeys(name.strip() for name in (options.models or "").split(",") if name.strip()))
-    if not names:
-        raise ConfigError("compare_models needs --models, for example --models most_popular,seq_item_knn,two_tower")
+    asked = _named(options.models or "")
+    names = list(dict.fromkeys(name for name, _ in asked))
     directory = options.run_dir or Path("runs/comparison")
     start = {name: _preset(options, name, fallback="base") for name in names}
     if options.preset and options.preset not in [preset for preset, _ in start.values()]:
@@ -90,7 +95,30 @@ def resolve_many(options: Namespace) -> list[Request]:
                 refusals.append(error)
         if len(refusals) == len(names):
             raise refusals[0]
-    return [Request(name, start[name][0], configs[name], directory / name, options.resume) for name in names]
+    requests = []
+    for name, knobs in asked:
+        title = f"{name}[{knobs}]" if knobs else name
+        config = override(configs[name], [knobs] if knobs else [])
+        if any(getattr(config, section) != getattr(configs[name], section) for section in MEASURED_ALIKE):
+            raise ConfigError(f"--models {title}: {', '.join(MEASURED_ALIKE)} are the same for all; use --override")
+        folder = re.sub(r"[^\w.=+-]+", "_", title).rstrip("_")
+        requests.append(Request(title, name, start[name][0], config, directory / folder, options.resume))
+    return requests
+
+
+def _named(text: str) -> list[tuple[str, str]]:
+    """(model, knobs) of each entry of `--models`, without repeats."""
+    entries, place = [], 0
+    while place < len(text):
+        match = MODEL_AND_KNOBS.match(text, place)
+        if match is None:
+            raise ConfigError(f"--models {text}: not understood at {text[place:]!r}; wanted names, or name[knob=value]")
+        if match[1]:
+            entries.append((match[1], (match[2] or "").strip()))
+        place = max(match.end(), place + 1)
+    if not entries:
+        raise ConfigError("compare_models needs --models, for example --models most_popular,seq_item_knn,two_tower")
+    return list(dict.fromkeys(entries))
 
 
 def with_data(config: RunConfig, path: str | None) -> RunConfig:

@@ -86,6 +86,9 @@ def fit(
     for number, stage in enumerate(spec.stages):
         if number < progress.stage:
             continue
+        if stage.epochs is not None and not stage.epochs(config):
+            progress.next_stage(finished=False)
+            continue
         loader = stage.loader(prepared.train, prepared.catalogue, config)
         if not len(loader):
             raise DataError(
@@ -145,6 +148,7 @@ def _fit_stage(
             *averaged,
             *callbacks,
             duties.Monitor(train, progress),
+            *([duties.Keep(train.keep_every, stage.name, directory)] if train.keep_every else []),
             *[duties.RawWeights(callback) for callback in averaged],
             duties.Record(train, progress, stage.name, directory),
             *([duties.TensorBoard(progress, directory)] if train.tensorboard else []),

@@ -1,7 +1,7 @@
 """Cleaning: what to keep of a log. Each step says in the data set's notes what it dropped.
 
-The steps run in the order of their options: actions, domains, window, score, duplicates, sessions, bots, k-core,
-weights. Users and items keep their rows, so that features of those without an event left stay known.
+The steps run in the order of their options: windows, actions, domains, period, score, duplicates, sessions, bots,
+k-core, weights. Users and items keep their rows, so that features of those without an event left stay known.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from config import ConfigError, DataConfig
-from zoo.data import dates
+from zoo.data import dates, windows
 from zoo.data.dataset import DataError, Dataset, Events
 
 
@@ -27,6 +27,10 @@ def clean(dataset: Dataset, config: DataConfig) -> Dataset:
     if not len(dataset.events):
         raise DataError(f"{dataset.name}: no events; nothing to clean or to learn from")
     read = dataset
+    if config.windows == "join":
+        dataset = windows.join(dataset)
+    elif pieces := windows.warning(dataset):
+        dataset = replace(dataset, notes=(*dataset.notes, f"warning: {pieces}"))
     if config.actions is not None:
         dataset = keep_actions(dataset, config.actions)
     if config.domains is not None:

@@ -5,6 +5,7 @@ Legend: R rows, L slots of a row, T wanted slots, U users of a batch, G domains,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -42,13 +43,14 @@ class CrossDomainConfig(ModelConfig):
     mask_share: float = Field(0.3, gt=0, le=1, description="of a sequence's events that are masked, at least one")
     last_share: float = Field(0.1, ge=0, le=1, description="sequences of which the last event alone is masked")
     # Stage 1, representations. A weight of 0 leaves a part out.
-    representation_epochs: int = Field(10, ge=1)
+    representation_epochs: int = Field(10, ge=0, description="0: no stage 1")
     classification: float = Field(1.0, ge=0, description="weight of telling the domain of a specific vector")
     adversarial: float = Field(1.0, ge=0, description="weight of making common vectors of all domains alike")
     common_masked: bool = Field(True, description="common vectors predict masked items, too; else a constant is best")
     reversal: Literal["schedule", "constant"] = Field("schedule", description="strength of the gradient reversal")
     alignment: float = Field(1.0, ge=0, description="weight of the cross vector's distance to the common ones")
     separation: float = Field(1.0, ge=0, description="weight of the cross vector's closeness to the specific ones")
+    same_user: bool = Field(True, description="align vectors of one user; false: of two, as the published code does")
     contrastive: float = Field(0.0, ge=0, description="weight of InfoNCE between a user's common vectors")
     contrastive_temperature: float = Field(0.1, gt=0)
     # Stage 2, the recommender.
@@ -205,6 +207,11 @@ class CrossDomain(Recommender):
         if config.adversarial:
             reversed_vectors = reverse_gradient(found["common"], x["reversal"][0])
             total = total + config.adversarial * self._told_apart(reversed_vectors, there)
+        if config.contrastive:
+            total = total + config.contrastive * self._contrast(found["common"], there)
+        if not config.same_user:
+            found = found | {kind: ops.roll(found[kind], 1, axis=0) for kind in ("specific", "common")}
+            there = ops.roll(there, 1, axis=0)
         both = people * found["cross_there"]
         if config.alignment:
             apart = found["cross"] - ops.stop_gradient(_weighted_mean(found["common"], there))
@@ -213,8 +220,6 @@ class CrossDomain(Recommender):
             apart = found["cross"] - _weighted_mean(found["specific"], there)
             distance = ops.sqrt(ops.sum(ops.square(apart), axis=-1) + 1e-12)
             total = total + config.separation * _weighted(ops.relu(1.0 - distance), both)
-        if config.contrastive:
-            total = total + config.contrastive * self._contrast(found["common"], there)
         return total
 
     def _told_apart(self, vectors: Any, there: Any) -> Any:
@@ -279,6 +284,18 @@ class CrossDomain(Recommender):
 
     def encode_users(self, inputs: dict[str, Any]) -> Any:
         return self._recommend(inputs, training=False)
+
+    def views(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
+        """Besides, `specific_DOMAIN` and `common_DOMAIN` of each domain, zero where it has no event, and `cross`."""
+        names = self.catalogue.labels["domain"]
+        result = super().views()
+        for kind in ("specific", "common"):
+            result |= {f"{kind}_{name}": partial(self._view, kind, g) for g, name in enumerate(names, 1)}
+        return result | {"cross": partial(self._view, "cross", None)}
+
+    def _view(self, kind: str, domain: int | None, inputs: dict[str, Any]) -> Any:
+        """(B, D) vectors of users that stage 1 has learned to make."""
+        return _at(self._pooled(self._encoded(kind, inputs, False), inputs, domain)[0], inputs["slot"])
 
     def item_embeddings(self) -> Any:
         return self.embed_items(ops.arange(self.num_tokens, dtype="int32"))

@@ -1,0 +1,120 @@
+"""Windows: logs whose "users" are overlapping pieces of one person's history, cut out by whoever published them.
+
+What one piece is tested on, the next one holds among its training events. Put together again, a person is one user: on
+one side of any split, with one last event.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+
+from zoo.data.dataset import DataError, Dataset, Events
+
+SHARE = 2  # a piece shares at least one in two of its items with the next one, or the next one with it,
+LEAST = 2  # and so many at least
+SUSPICIOUS = 0.05  # of users that seem to be pieces of a neighbour's history,
+CHANCE = 3  # and so many times as many as seem to be pieces of a stranger's
+LOOKED_AT = 50_000  # users, to tell whether a log has pieces
+
+
+def continued(events: Events, users: int | None = None, apart: int = 1) -> np.ndarray:
+    """(U,) bool: whether the history of each user and that of the next, by number, look like pieces of one.
+
+    Args:
+        users: how many to look at, from the first; None: all.
+        apart: compare with the user so many further on.
+    """
+    user, item = events.user, events.item
+    if users is not None:
+        end = np.searchsorted(user, users)
+        user, item = user[:end], item[:end]
+    count = int(user[-1]) + 1 if len(user) else 0
+    size = int(item.max(initial=0)) + 1
+    pairs = np.unique(user.astype(np.int64) * size + item)
+    there = np.isin(pairs + apart * size, pairs, assume_unique=True)  # the same item of the next user
+    items = np.bincount(pairs // size, minlength=count)
+    shared = np.bincount(pairs[there] // size, minlength=count)
+    fewer = np.minimum(items, np.append(items[apart:], np.zeros(apart, int)))
+    return (shared >= LEAST) & (SHARE * shared >= fewer)
+
+
+def warning(dataset: Dataset) -> str | None:
+    """One line where users seem to be pieces of fewer histories. Logs with dates are believed."""
+    if dataset.clock == "global":
+        return None
+    pieces = continued(dataset.events, LOOKED_AT)
+    half = len(pieces) // 2
+    strangers = continued(dataset.events, LOOKED_AT, apart=half)[:half]
+    if pieces.mean() < max(SUSPICIOUS, CHANCE * strangers.mean()):
+        return None
+    return (
+        f"{pieces.sum():,} of {len(pieces):,} users share half of their items with the next one, as windows of one "
+        "history do: what one is tested on, the next was trained on; data.windows=join makes them one user"
+    )
+
+
+def join(dataset: Dataset) -> Dataset:
+    """Users that are pieces of one history become the first of them, with all events in one order.
+
+    Two pieces are put together by the items they share: the later one as it is, and each further event of the earlier
+    one after the event that it followed there. Events that had one time in their piece keep one.
+
+    Raises:
+        DataError: the log has dates, by which its pieces could be told and need no guess.
+    """
+    if dataset.clock == "global":
+        raise DataError(f"{dataset.name}: data.windows=join is for logs without dates, and this one has them; unset it")
+    events = dataset.events
+    begins = np.searchsorted(events.user, np.arange(int(events.user[-1]) + 2))
+    follows = continued(events)
+    order, user, time = [], [], []
+    first = 0
+    while first < len(begins) - 1:
+        last = first
+        rows, tick = _one(events, begins, last)
+        while follows[last]:
+            last += 1
+            rows, tick = _together(events.item, (rows, tick), _one(events, begins, last))
+        order.append(rows)
+        user.append(np.full(len(rows), first, np.int32))
+        time.append(tick)
+        first = last + 1
+    joined = events.take(np.concatenate(order))
+    timestamp = None if events.timestamp is None else np.concatenate(time) * 1000
+    after = replace(dataset, events=Events(np.concatenate(user), joined.item, timestamp, joined.columns))
+    note = f"data.windows=join: {dataset.num_users:,} pieces of histories became {after.num_users:,} users"
+    return replace(after, notes=(*dataset.notes, note))
+
+
+Piece = tuple[np.ndarray, np.ndarray]  # rows of the events, and when they happened: 1, 2, ...
+
+
+def _one(events: Events, begins: np.ndarray, user: int) -> Piece:
+    rows = np.arange(begins[user], begins[user + 1])
+    if events.timestamp is None:
+        return rows, np.arange(1, len(rows) + 1)
+    return rows, np.unique(events.timestamp[rows], return_inverse=True)[1] + 1
+
+
+def _together(item: np.ndarray, early: Piece, late: Piece) -> Piece:
+    """Both pieces in one; see `join`."""
+    known = set(item[late[0]].tolist())
+    # (row, piece, time there) of the later piece, and after which of its events each further one goes.
+    whole = [(row, 1, tick) for row, tick in zip(*late, strict=True)]
+    place = {int(item[row]): i for i, (row, _, _) in enumerate(whole)}
+    added: list[list[tuple[int, int, int]]] = [[] for _ in range(len(whole) + 1)]
+    after = 0
+    for row, tick in zip(*early, strict=True):
+        if item[row] in known:
+            after = place[int(item[row])] + 1
+        else:
+            added[after].append((row, 0, tick))
+    merged = [*added[0]]
+    for event, more in zip(whole, added[1:], strict=True):
+        merged += [event, *more]
+    same = [a[1:] == b[1:] for a, b in itertools.pairwise(merged)]
+    tick = np.cumsum(np.append(1, 1 - np.array(same, dtype=np.int64)))
+    return np.array([row for row, _, _ in merged]), tick
