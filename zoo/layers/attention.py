@@ -54,10 +54,18 @@ class SelfAttention(keras.layers.Layer):
         num_heads: H.
         dropout: of the attention weights.
         by_distance: what the distance between two events adds to their logit, by head; None: nothing.
+        mixing: what is seen counts from the start; else next to nothing does (`SMALL`), and training begins near the
+            identity. A masked event has nothing to say of itself: from the identity it takes long to look around.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, dropout: float = 0.0, by_distance: DistanceBias | None = None, **kwargs: Any
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        by_distance: DistanceBias | None = None,
+        mixing: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
@@ -65,7 +73,8 @@ class SelfAttention(keras.layers.Layer):
         self.query = keras.layers.Dense(dim, name="query")
         # A bias of the keys would shift a query's logits alike, one of the values is the output's: neither is needed.
         self.key_value = keras.layers.Dense(2 * dim, use_bias=False, name="key_value")
-        self.output_dense = keras.layers.Dense(dim, kernel_initializer=small(), name="output")
+        start = "glorot_uniform" if mixing else small()
+        self.output_dense = keras.layers.Dense(dim, kernel_initializer=start, name="output")
         self.drop = Dropout(dropout)
 
     def call(self, x: Any, seen: Any, bias: Any, training: bool = False) -> Any:

@@ -52,6 +52,7 @@ class Encoder(keras.layers.Layer):
                 "gelu",
                 dropout,
                 by_distance=distances() if relative_bias else None,
+                mixing=True,
                 name=f"block_{i}",
             )
             for i in range(num_blocks)

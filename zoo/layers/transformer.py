@@ -35,7 +35,7 @@ class TransformerBlock(keras.layers.Layer):
         dropout: of both branches, and within the network; `original` has none after its attention.
         attention_dropout: of the attention weights.
         kind: see above.
-        by_distance: as in `SelfAttention`.
+        by_distance, mixing: as in `SelfAttention`.
     """
 
     def __init__(
@@ -48,11 +48,12 @@ class TransformerBlock(keras.layers.Layer):
         attention_dropout: float = 0.0,
         kind: str = "pre_norm",
         by_distance: DistanceBias | None = None,
+        mixing: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.kind = kind
-        self.attention = SelfAttention(dim, num_heads, attention_dropout, by_distance, name="attention")
+        self.attention = SelfAttention(dim, num_heads, attention_dropout, by_distance, mixing, name="attention")
         self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
         self.network_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="network_norm")
         gated = kind == "ligr"

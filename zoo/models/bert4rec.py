@@ -89,6 +89,7 @@ class BERT4Rec(SequentialRecommender):
                 attention_dropout=config.attention_dropout,
                 kind=config.block,
                 by_distance=distances() if config.relative_bias else None,
+                mixing=True,
                 name=f"block_{i}",
             )
             for i in range(config.num_blocks)
