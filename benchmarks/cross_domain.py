@@ -83,7 +83,7 @@ def sampled_ranks(model: Scorer, prepared: Prepared, ids: np.ndarray | None, see
             place = np.searchsorted(ids, own)
             drawn = rng.integers(0, len(ids) - 1, (len(rows), CANDIDATES))
             drawn = ids[drawn + (drawn >= place)]
-        scores = model.score(histories.take(rows))
+        scores = np.array(model.score(histories.take(rows)))  # those of a backend may be read-only
         scores[:, : UNKNOWN + 1] = -np.inf
         token, candidates = items.encode(own)[:, 0], items.encode(drawn)
         mine = scores[np.arange(len(rows)), token][:, None]

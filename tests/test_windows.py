@@ -33,6 +33,15 @@ def test_pieces_become_their_history():
     assert joined.notes == ("data.windows=join: 6 pieces of histories became 3 users",)
 
 
+def test_pieces_need_not_be_neighbours():
+    """Two ends of a history, cut out in turns, and two parts that share only where one ends and the other begins."""
+    whole = np.arange(30).tolist()
+    early, late = [whole[i : i + 8] for i in range(0, 12, 2)], [whole[i : i + 8] for i in range(8, 18, 2)]
+    turns = [piece for pair in zip(late, early, strict=False) for piece in pair]
+    assert lists(windows.join(dataset([*turns, [38, 39]]))) == [whole[:24], [38, 39]]
+    assert lists(windows.join(dataset([whole[:9], whole[7:20], [38, 39]]))) == [whole[:20], [38, 39]]
+
+
 def test_an_event_that_the_later_piece_lacks_stays_where_it_was():
     joined = windows.join(dataset([[1, 2, 30, 3, 4, 31], [2, 3, 4, 5], [10, 11]]))
     assert lists(joined)[0] == [1, 2, 30, 3, 4, 31, 5]
@@ -55,12 +64,12 @@ def test_chance_neighbours_are_left_alone():
 
 def test_pieces_are_told_of():
     rng = np.random.default_rng(0)
-    long = rng.permutation(40)
+    long = rng.permutation(38)
     data = dataset([long[i : i + 6] for i in range(20)])
     kept = cleaning.clean(data, DataConfig())
     assert "19 of 20 users share half of their items with the next one" in kept.notes[-1]
     assert kept.notes[-1].startswith("warning: ") and "data.windows=join" in kept.notes[-1]
-    again = cleaning.clean(dataset([*([long[i : i + 6] for i in range(20)]), [1, 2]]), DataConfig(windows="join"))
+    again = cleaning.clean(dataset([*([long[i : i + 6] for i in range(20)]), [38, 39]]), DataConfig(windows="join"))
     assert lists(again)[0] == long[:25].tolist() and "21 pieces of histories became 2 users" in again.notes[-1]
 
 

@@ -10,6 +10,8 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from zoo.data.dataset import DataError, Dataset, Events
 
@@ -17,6 +19,8 @@ SHARE = 2  # a piece shares at least one in two of its items with the next one, 
 LEAST = 2  # and so many at least
 SUSPICIOUS = 0.05  # of users that seem to be pieces of a neighbour's history,
 CHANCE = 3  # and so many times as many as seem to be pieces of a stranger's
+WIDTH = 20  # items of one piece that the next begins with, at most
+REACH = 64  # users between two pieces of a history, at most
 LOOKED_AT = 50_000  # users, to tell whether a log has pieces
 
 
@@ -59,8 +63,8 @@ def warning(dataset: Dataset) -> str | None:
 def join(dataset: Dataset) -> Dataset:
     """Users that are pieces of one history become the first of them, with all events in one order.
 
-    Two pieces are put together by the items they share: the later one as it is, and each further event of the earlier
-    one after the event that it followed there. Events that had one time in their piece keep one.
+    A piece is put together with what is known of its history by the items that they share: the piece as it is, and each
+    further event after the event that it followed before. Events that had one time in their piece keep one.
 
     Raises:
         DataError: the log has dates, by which its pieces could be told and need no guess.
@@ -69,24 +73,43 @@ def join(dataset: Dataset) -> Dataset:
         raise DataError(f"{dataset.name}: data.windows=join is for logs without dates, and this one has them; unset it")
     events = dataset.events
     begins = np.searchsorted(events.user, np.arange(int(events.user[-1]) + 2))
-    follows = continued(events)
-    order, user, time = [], [], []
-    first = 0
-    while first < len(begins) - 1:
-        last = first
-        rows, tick = _one(events, begins, last)
-        while follows[last]:
-            last += 1
-            rows, tick = _together(events.item, (rows, tick), _one(events, begins, last))
-        order.append(rows)
-        user.append(np.full(len(rows), first, np.int32))
-        time.append(tick)
-        first = last + 1
+    order: list[np.ndarray] = []
+    user: list[np.ndarray] = []
+    time: list[np.ndarray] = []
+    before: Piece = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    for pieces in histories(events):
+        whole = _whole(events, [_one(events, begins, piece) for piece in pieces])
+        if _meet(events.item[before[0]], events.item[whole[0]]):
+            pieces = [int(user.pop()[0])]
+            order.pop(), time.pop()
+            whole = _together(events.item, before, whole)
+        order.append(whole[0])
+        user.append(np.full(len(whole[0]), pieces[0], np.int32))
+        time.append(whole[1])
+        before = whole
     joined = events.take(np.concatenate(order))
     timestamp = None if events.timestamp is None else np.concatenate(time) * 1000
     after = replace(dataset, events=Events(np.concatenate(user), joined.item, timestamp, joined.columns))
     note = f"data.windows=join: {dataset.num_users:,} pieces of histories became {after.num_users:,} users"
     return replace(after, notes=(*dataset.notes, note))
+
+
+def histories(events: Events) -> list[list[int]]:
+    """The users of each history, ascending; two that are no further apart than `REACH` and continue each other are of
+    one."""
+    count = int(events.user[-1]) + 1
+    pairs = [
+        np.column_stack([first, first + apart])
+        for apart in range(1, min(REACH, count - 1) + 1)
+        if len(first := np.flatnonzero(continued(events, apart=apart)))
+    ]
+    links = np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
+    _, history = connected_components(graph, directed=False)
+    here = np.unique(events.user)
+    here = here[np.argsort(history[here], kind="stable")]
+    groups = np.split(here, np.flatnonzero(np.diff(history[here])) + 1)
+    return sorted((group.tolist() for group in groups), key=lambda group: group[0])
 
 
 Piece = tuple[np.ndarray, np.ndarray]  # rows of the events, and when they happened: 1, 2, ...
@@ -97,6 +120,27 @@ def _one(events: Events, begins: np.ndarray, user: int) -> Piece:
     if events.timestamp is None:
         return rows, np.arange(1, len(rows) + 1)
     return rows, np.unique(events.timestamp[rows], return_inverse=True)[1] + 1
+
+
+def _meet(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether one ends with what the other begins with, two items or more; what had one time may be in any order."""
+    return any(
+        set(one[-k:].tolist()) == set(other[:k].tolist())
+        for one, other in ((a, b), (b, a))
+        for k in range(LEAST, min(len(one), len(other), WIDTH) + 1)
+    )
+
+
+def _whole(events: Events, pieces: list[Piece]) -> Piece:
+    """All pieces in one: next always the one that shares most with what is there."""
+    whole, *rest = pieces
+    items = [set(events.item[rows].tolist()) for rows, _ in rest]
+    known = set(events.item[whole[0]].tolist())
+    while rest:
+        best = max(range(len(rest)), key=lambda i: len(items[i] & known))
+        whole = _together(events.item, whole, rest.pop(best))
+        known |= items.pop(best)
+    return whole
 
 
 def _together(item: np.ndarray, early: Piece, late: Piece) -> Piece:

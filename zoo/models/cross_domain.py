@@ -23,6 +23,7 @@ from zoo.layers.attention import HIDDEN, visible
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.encoder import Encoder
 from zoo.layers.gradient_reversal import reverse_gradient
+from zoo.layers.normalize import l2_normalize
 from zoo.recommender import Recommender
 from zoo.registry import ModelSpec, Stage
 
@@ -45,11 +46,11 @@ class CrossDomainConfig(ModelConfig):
     # Stage 1, representations. A weight of 0 leaves a part out.
     representation_epochs: int = Field(10, ge=0, description="0: no stage 1")
     classification: float = Field(1.0, ge=0, description="weight of telling the domain of a specific vector")
-    adversarial: float = Field(1.0, ge=0, description="weight of making common vectors of all domains alike")
+    adversarial: float = Field(0.1, ge=0, description="weight of making common vectors of all domains alike")
     common_masked: bool = Field(True, description="common vectors predict masked items, too; else a constant is best")
     reversal: Literal["schedule", "constant"] = Field("schedule", description="strength of the gradient reversal")
-    alignment: float = Field(1.0, ge=0, description="weight of the cross vector's distance to the common ones")
-    separation: float = Field(1.0, ge=0, description="weight of the cross vector's closeness to the specific ones")
+    alignment: float = Field(0.1, ge=0, description="weight of the cross vector's distance to the common ones")
+    separation: float = Field(0.1, ge=0, description="weight of the cross vector's closeness to the specific ones")
     same_user: bool = Field(True, description="align vectors of one user; false: of two, as the published code does")
     contrastive: float = Field(0.0, ge=0, description="weight of InfoNCE between a user's common vectors")
     contrastive_temperature: float = Field(0.1, gt=0)
@@ -111,7 +112,7 @@ class CrossDomain(Recommender):
         self._candidates = np.concatenate([np.arange(NUM_SPECIALS), candidates]).astype(np.int32)
         self._label = np.zeros(items.size, np.int32)  # place of each token among the candidates
         self._label[self._candidates] = np.arange(len(self._candidates))
-        start = keras.initializers.RandomNormal(stddev=0.02)
+        start = keras.initializers.RandomNormal(stddev=0.4 / dim**0.5)
         self.user_items = IdEmbedding(items.trained_size, dim, initializer=start, name="user_items")
         self.item_id = IdEmbedding(items.trained_size, dim, initializer="zeros", name="item_id")
         self.mask = IdEmbedding(NUM_SPECIALS + 2, dim, initializer=start, name="mask")
@@ -154,7 +155,10 @@ class CrossDomain(Recommender):
     def _encoded(self, kind: str, inputs: dict[str, Any], training: bool) -> Any:
         """States (R, L, D) of an encoder of users."""
         item, domain = inputs["item"], inputs["domain"]
-        events = self.user_items(item) + self._masks(item, 0)
+        events = self.user_items(item)
+        if kind == "common":  # an item is of one domain alone: hiding that must not change what is known of the item
+            events = ops.stop_gradient(events)
+        events = events + self._masks(item, 0)
         seen = visible(inputs["segment"], causal=False)
         place = inputs["position"]
         if kind != "cross":
@@ -224,6 +228,7 @@ class CrossDomain(Recommender):
 
     def _told_apart(self, vectors: Any, there: Any) -> Any:
         """Cross-entropy of the domain of each vector (U, G, D), each domain counting alike."""
+        vectors = l2_normalize(vectors) * vectors.shape[-1] ** 0.5
         log_share = ops.log_softmax(ops.cast(self.discriminator(self.traits(vectors)), "float32"), axis=-1)  # (U, G, G)
         own = -ops.sum(log_share * ops.eye(self.num_domains, dtype="float32"), axis=-1)  # (U, G)
         return ops.mean(ops.sum(own * there, axis=0) / ops.maximum(ops.sum(there, axis=0), 1.0))
