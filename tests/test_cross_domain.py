@@ -5,16 +5,18 @@ import json
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from keras import ops
 from scipy.special import expit
 
 import main
-from config import RunConfig
+from config import RunConfig, override
 from tests.test_parity import set_numpy_weights
-from zoo import backends, losses
-from zoo.data.catalogue import Catalogue
-from zoo.data.dataset import DataError
+from zoo import artifacts, backends, evaluation, losses, registry, training
+from zoo.data import splits
+from zoo.data.catalogue import Catalogue, prepare
+from zoo.data.dataset import DataError, Dataset
 from zoo.data.histories import Histories
 from zoo.data.loaders.domains import DomainLoader, RepresentationLoader
 from zoo.data.vocabulary import MASK, NUM_SPECIALS, UNKNOWN, Vocabulary
@@ -186,7 +188,7 @@ def test_alignment_and_separation_are_of_one_user(part):
 @pytest.mark.once
 def test_vectors_of_two_users_are_compared_if_asked():
     """As the published code does, whose loaders shuffle each domain on its own."""
-    model = model_of(same_user=False, classification=0.0, adversarial=0.0, separation=0.0)
+    model = model_of(same_user=False, alignment=1.0, classification=0.0, adversarial=0.0, separation=0.0)
     x, y, weight = stage_one(model)
     found = model._represent(tensors(x), False)
     table = model.user_items.rows()
@@ -250,7 +252,7 @@ def test_the_gate_is_that_of_numpy(gating):
         if gating == "state":
             np.testing.assert_allclose(states[row, place], plain[person], rtol=1e-4, atol=1e-5)
             g = gate(*vectors, states[row, place])
-            expected = states[row, place] + g * vectors[0] + (1 - g) * vectors[1]
+            expected = states[row, place] + (g * vectors[0] + (1 - g) * vectors[1]) @ array(model.told.kernel)
         else:
             own = np.flatnonzero(mine & (x["domain"][row] == TARGET))
             shares = [np.exp(states[row, own] @ v) / np.exp(states[row, own] @ v).sum() for v in vectors]
@@ -315,3 +317,42 @@ def test_there_may_be_no_first_stage(tmp_path, capsys):
     assert main.main(["train_validation_model", *options]) == 0
     output = capsys.readouterr().out
     assert "recommender epoch" in output and "representations epoch" not in output
+
+
+# ---------------------------------------------------------------------------------- what another domain is worth
+
+
+def kitchen_and_food(shared_taste, people=400, tastes=6, shelf=8):
+    """Two looks at food, then one at the kitchen, four times: seven in ten of a person's taste there."""
+    rng, rows = np.random.default_rng(0), []
+    for user in range(people):
+        food = int(rng.integers(tastes))
+        taste = {"food": food, "kitchen": food if shared_taste else int(rng.integers(tastes))}
+        for time in range(12):
+            domain = "kitchen" if time % 3 == 2 else "food"
+            wanted = taste[domain] if rng.random() < 0.7 else int(rng.integers(tastes))
+            rows.append((user, f"{domain} {wanted} {rng.integers(shelf)}", pd.Timestamp(time, unit="D"), domain))
+    return Dataset.from_frame(pd.DataFrame(rows, columns=["user", "item", "timestamp", "domain"]))
+
+
+def reached(dataset, folder, *knobs):
+    """NDCG@10 on the test."""
+    spec = registry.get("cross_domain")
+    recipe = "train.epochs=30,representation_epochs=30,patience=null,learning_rate=0.005,dropout=0.2"
+    config = override(spec.preset("tiny"), [recipe, "evaluate.exclude_seen=false", *knobs])
+    prepared = prepare(splits.split(dataset, config.split, 0))
+    backends.seed(0)
+    model = artifacts.build("cross_domain", config, prepared.catalogue)
+    monitor = evaluation.RankingEvaluation(*prepared.cases("validation"), prepared.catalogue, config)
+    training.fit(model, spec, prepared, config, folder, [monitor])
+    tested = evaluation.evaluate(model, *prepared.cases("test"), prepared.catalogue, config.evaluate, 0)
+    return tested.metrics["ndcg@10"]
+
+
+@pytest.mark.once
+def test_the_other_domain_helps_where_taste_is_shared_and_only_there(tmp_path):
+    single = "gating=none,representation_epochs=0"
+    for shared in (True, False):
+        log = kitchen_and_food(shared)
+        gain = reached(log, tmp_path / f"{shared} cross") - reached(log, tmp_path / f"{shared} single", single)
+        assert gain > 0.02 if shared else gain < 0.01

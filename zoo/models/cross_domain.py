@@ -79,7 +79,7 @@ class CrossDomain(Recommender):
     vectors and kept at a distance of 1 from his specific ones.
 
     Stage 2 is a BERT4Rec over the events of the target domain. The state of a masked event is joined by the user's
-    vectors, gated: score(item) = <state + G * specific + (1 - G) * cross, item>, G = sigmoid(W [specific, cross,
+    vectors, gated: score(item) = <state + U (G * specific + (1 - G) * cross), item>, G = sigmoid(W [specific, cross,
     state]). They are made of what is visible of the same history, in training as in serving: a masked event is in
     neither.
 
@@ -131,6 +131,8 @@ class CrossDomain(Recommender):
         self.traits = keras.layers.Dense(dim, "relu", name="traits")
         self.discriminator = keras.layers.Dense(self.num_domains, name="discriminator")
         self.gate = keras.layers.Dense(dim, "sigmoid", name="gate")
+        # From zero: what users are like comes in as far as it helps, and a recommender without it is the start.
+        self.told = keras.layers.Dense(dim, use_bias=False, kernel_initializer="zeros", name="told")
         self.build_weights()
 
     def build_weights(self) -> None:
@@ -138,6 +140,8 @@ class CrossDomain(Recommender):
         dim, place = self.config.embedding_dim, np.zeros((1, 2), np.int32)  # what serving does without
         self.common(ops.zeros((1, 2, dim)), place, ops.zeros((1, 1, 2, 2)))
         self.discriminator(self.traits(ops.zeros((1, dim))))
+        if self.config.gating != "state":
+            self.told(ops.zeros((1, dim)))
 
     # ------------------------------------------------------------------------------------------- both stages
 
@@ -267,7 +271,7 @@ class CrossDomain(Recommender):
         if config.gating == "original":
             return self._original(states, seen, inputs["slot"], *vectors)
         gate = self.gate(ops.concatenate([*vectors, state], axis=-1))
-        return state + gate * vectors[0] + (1.0 - gate) * vectors[1]
+        return state + self.told(gate * vectors[0] + (1.0 - gate) * vectors[1])
 
     def _original(self, states: Any, seen: Any, slot: Any, specific: Any, cross: Any) -> Any:
         """The mean over the sequence of G * A + (1 - G) * B, where A is the specific vector times the share of
@@ -330,7 +334,7 @@ def _weighted(values: Any, weights: Any) -> Any:
 
 def _not_represented(config: CrossDomainConfig) -> tuple[str, ...]:
     """Layers that stage 1 leaves alone."""
-    names = ["item_id", "recommender", "gate"]
+    names = ["item_id", "recommender", "gate", "told"]
     if not (config.classification or config.adversarial):
         names += ["traits", "discriminator"]
     if not (config.common_masked or config.adversarial or config.contrastive):
@@ -345,6 +349,8 @@ def _not_recommending(config: CrossDomainConfig) -> tuple[str, ...]:
         names += ["user_items", "specific", "cross"]
     if config.gating == "none":
         names += ["gate"]
+    if config.gating != "state":
+        names += ["told"]
     return tuple(names)
 
 
