@@ -339,7 +339,8 @@ def _readings(text: str) -> Iterator[Any]:
     if value is not text:
         yield value
     if "," in text:
-        parts = [part.strip() for part in re.findall(r'(?:"[^"]*"|[^",])+|"', text)]
+        inner = text[1:-1] if text[0] == "[" and text[-1] == "]" else text
+        parts = [part.strip() for part in re.findall(r'(?:"[^"]*"|[^",])+|"', inner)]
         yield [_json(part) for part in parts]
         yield [part.strip('"') for part in parts]
     elif isinstance(value, int | float):

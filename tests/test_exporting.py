@@ -91,10 +91,12 @@ def test_further_views_have_files_of_their_own(world, tmp_path):
 
 def test_one_view_may_be_asked_for(world, tmp_path):
     model, _, histories = world
+    for name in ("embeddings.npy", "embeddings.pkl", "backwards.pkl"):
+        (tmp_path / name).write_text("of an earlier call")
     model = TwoViews(model.catalogue, model.users, model.items)
     exporting.export_embeddings(
         model, histories, np.arange(USERS), tmp_path, PredictConfig(embedding_views=("backwards",))
-    )
+    )  # other files would be of other users
     assert {path.name for path in tmp_path.iterdir()} == {
         "backwards.npy",
         "client_ids.npy",

@@ -56,6 +56,11 @@ def test_a_model_may_stand_there_with_knobs_of_its_own():
     assert folders == ["sasrec", "sasrec_loss=gbce_num_negatives=64", "most_popular", "sasrec_block=ligr"]
 
 
+def test_knobs_in_brackets_may_hold_lists():
+    (request,) = titles("sasrec[action_order=[a,b],dropout=0.3]").values()
+    assert request.config.model.action_order == ("a", "b") and request.config.model.dropout == 0.3
+
+
 @pytest.mark.parametrize(
     ("models", "words"),
     [
@@ -63,6 +68,9 @@ def test_a_model_may_stand_there_with_knobs_of_its_own():
         ("sasrec[bloc=ligr]", "did you mean"),
         ("sasrec[block=ligr", "not understood"),
         ("sasrec]", "not understood"),
+        ("sasrec,[loss=gbce]", "not understood"),
+        ("sasrec[action_order=[a,b],two_tower[dropout=0.1]", "not understood"),
+        ("sasrec[seed=1]", "are the same for all"),
         (" , ", "needs --models"),
     ],
 )

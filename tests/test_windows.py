@@ -47,11 +47,23 @@ def test_an_event_that_the_later_piece_lacks_stays_where_it_was():
     assert lists(joined)[0] == [1, 2, 30, 3, 4, 31, 5]
 
 
+def test_what_comes_again_is_kept():
+    assert lists(windows.join(dataset([[1, 2, 1, 3], [2, 1, 3, 4], [10, 11]])))[0] == [1, 2, 1, 3, 4]
+
+
+def test_strangers_stay_apart():
+    """Short histories of popular items share many."""
+    rng = np.random.default_rng(0)
+    pieces = [np.unique((40 * rng.random(rng.integers(4, 12)) ** 3).astype(int)) for _ in range(400)]
+    joined = windows.join(dataset(pieces))
+    assert len(np.unique(joined.events.user)) > 380
+
+
 def test_what_had_one_time_keeps_one():
-    times = [[1000, 2000, 2000, 3000], [5000, 5000, 6000, 7000], [1000, 2000]]
+    times = [[1000, 2000, 2000, 3000], [5000, 5000, 6000, 7000], [70_000, 95_000]]
     joined = windows.join(dataset([[1, 2, 3, 4], [2, 3, 4, 5], [10, 11]], times, "relative"))
     assert lists(joined)[0] == [1, 2, 3, 4, 5]
-    assert joined.events.timestamp[:5].tolist() == [1000, 2000, 2000, 3000, 4000]
+    assert joined.events.timestamp.tolist() == [1000, 2000, 2000, 3000, 4000, 70_000, 95_000]
 
 
 def test_chance_neighbours_are_left_alone():

@@ -8,7 +8,7 @@
     epochs/            weights of earlier epochs, where `train.keep_every` asked for them
     ranks.npz          rank of every test target, for paired tests
 
-Files are written beside and renamed into place, config.json last; nothing here is ever a pickle.
+Files are written beside and renamed into place, config.json last; nothing that is read back is ever a pickle.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def kept_weights(directory: Path, epoch: str) -> Path:
     Raises:
         ConfigError: there is none of this epoch.
     """
-    known = [path.name.removesuffix(".weights.h5") for path in sorted((directory / "epochs").glob("*.weights.h5"))]
+    known = [path.name.removesuffix(".weights.h5") for path in sorted((directory / "epochs").glob("[!.]*.weights.h5"))]
     if epoch not in known:
         have = f"kept are {', '.join(known)}" if known else "none were kept; train with train.keep_every=1"
         raise ConfigError(f"predict.kept_epoch={epoch}: {directory} has no weights of it; {have}")

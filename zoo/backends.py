@@ -96,6 +96,8 @@ def _keep_freed_memory() -> None:
     """Has glibc keep large blocks that are freed. XLA frees its work space after every step, and a quarter of the next
     step would go into having the pages of a new one made and zeroed. Other libraries have no such settings.
     """
+    if sys.platform != "linux":
+        return
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX

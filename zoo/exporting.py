@@ -53,6 +53,11 @@ def export_embeddings(
             items = model.item_matrix()[NUM_SPECIALS:]
             np.save(place("item_ids.npy"), _plain(model.catalogue.items.ids), allow_pickle=False)
             _save_vectors(place("item_embeddings.npy"), len(items), [items], dtype)
+    # What an earlier call wrote is of other rows or weights.
+    for view in known:
+        for suffix, wanted in ((".npy", view in views), (".pkl", view in views and config.embedding_pickle)):
+            if not wanted:
+                (directory / f"{view}{suffix}").unlink(missing_ok=True)
 
 
 def _plain(ids: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from config import ConfigError, RunConfig, assignments_in, override
 from zoo import artifacts, registry
 
 DEFAULT_MODEL = "two_tower"
-MODEL_AND_KNOBS = re.compile(r"\s*([^\[\],]*?)\s*(?:\[(.*?)\])?\s*(?:,|$)", re.DOTALL)  # cross_domain[gating=none], ...
-MEASURED_ALIKE = ("data", "sample", "split", "evaluate")  # sections that models share when they are compared
+# One entry of --models and the comma behind it: sasrec, cross_domain[gating=none], two_tower[hidden_units=[64,32]]
+MODEL_AND_KNOBS = re.compile(r"\s*([^\[\],]*?)\s*(?:\[((?:[^\[\]]|\[[^\[\]]*\])*)\])?\s*(?:,|$)")
+MEASURED_ALIKE = ("data", "sample", "split", "evaluate", "seed")  # what models share when they are compared
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _named(text: str) -> list[tuple[str, str]]:
     entries, place = [], 0
     while place < len(text):
         match = MODEL_AND_KNOBS.match(text, place)
-        if match is None:
+        if match is None or (match[2] is not None and not match[1]):
             raise ConfigError(f"--models {text}: not understood at {text[place:]!r}; wanted names, or name[knob=value]")
         if match[1]:
             entries.append((match[1], (match[2] or "").strip()))

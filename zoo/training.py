@@ -5,6 +5,7 @@ fit: for each stage   loader → build → freeze → optimizer → keras fit(ca
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -221,7 +222,7 @@ def _identity(spec: ModelSpec, prepared: Prepared, config: RunConfig) -> dict[st
             identity |= {f"{section}.{name}": value for name, value in knobs.items()}
         else:
             identity[section] = knobs
-    for name in ("workers", "tensorboard", "mlflow"):
+    for name in ("workers", "keep_every", "tensorboard", "mlflow"):
         del identity[f"train.{name}"]
     return identity
 
@@ -229,6 +230,8 @@ def _identity(spec: ModelSpec, prepared: Prepared, config: RunConfig) -> dict[st
 def _begin(directory: Path, identity: dict[str, Any], config: RunConfig, resume: bool) -> checkpoints.Checkpoint | None:
     """The checkpoint to go on from, or None for a new start; says which."""
     checkpoints.sweep(directory)
+    if not (resume and checkpoints.exists(directory)):
+        shutil.rmtree(directory / "epochs", ignore_errors=True)  # weights that another training kept
     if not checkpoints.exists(directory):
         if resume:
             print(f"nothing to resume in {directory}: training from the start", flush=True)

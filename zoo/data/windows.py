@@ -7,6 +7,7 @@ one side of any split, with one last event.
 from __future__ import annotations
 
 import itertools
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,8 @@ def warning(dataset: Dataset) -> str | None:
         return None
     pieces = continued(dataset.events, LOOKED_AT)
     half = len(pieces) // 2
+    if not half:
+        return None
     strangers = continued(dataset.events, LOOKED_AT, apart=half)[:half]
     if pieces.mean() < max(SUSPICIOUS, CHANCE * strangers.mean()):
         return None
@@ -64,7 +67,8 @@ def join(dataset: Dataset) -> Dataset:
     """Users that are pieces of one history become the first of them, with all events in one order.
 
     A piece is put together with what is known of its history by the items that they share: the piece as it is, and each
-    further event after the event that it followed before. Events that had one time in their piece keep one.
+    further event after the event that it followed before. Events that had one time in their piece keep one;
+    the times of a history that was put together are places in its order, a second apart.
 
     Raises:
         DataError: the log has dates, by which its pieces could be told and need no guess.
@@ -79,31 +83,36 @@ def join(dataset: Dataset) -> Dataset:
     before: Piece = (np.zeros(0, np.int64), np.zeros(0, np.int64))
     for pieces in histories(events):
         whole = _whole(events, [_one(events, begins, piece) for piece in pieces])
+        first, alone = pieces[0], len(pieces) == 1
         if _meet(events.item[before[0]], events.item[whole[0]]):
-            pieces = [int(user.pop()[0])]
+            first, alone = int(user.pop()[0]), False
             order.pop(), time.pop()
             whole = _together(events.item, before, whole)
         order.append(whole[0])
-        user.append(np.full(len(whole[0]), pieces[0], np.int32))
-        time.append(whole[1])
+        user.append(np.full(len(whole[0]), first, np.int32))
+        time.append(events.timestamp[whole[0]] if alone and events.timestamp is not None else whole[1] * 1000)
         before = whole
     joined = events.take(np.concatenate(order))
-    timestamp = None if events.timestamp is None else np.concatenate(time) * 1000
+    timestamp = None if events.timestamp is None else np.concatenate(time)
     after = replace(dataset, events=Events(np.concatenate(user), joined.item, timestamp, joined.columns))
     note = f"data.windows=join: {dataset.num_users:,} pieces of histories became {after.num_users:,} users"
+    if timestamp is not None:
+        note += ", whose times are places in their order"
     return replace(after, notes=(*dataset.notes, note))
 
 
 def histories(events: Events) -> list[list[int]]:
     """The users of each history, ascending; two that are no further apart than `REACH` and continue each other are of
-    one."""
+    one, if so far apart there are more such pairs than among strangers."""
     count = int(events.user[-1]) + 1
-    pairs = [
-        np.column_stack([first, first + apart])
-        for apart in range(1, min(REACH, count - 1) + 1)
-        if len(first := np.flatnonzero(continued(events, apart=apart)))
-    ]
-    links = np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
+    half = count // 2
+    strangers = continued(events, apart=half)[:half].mean() if half > REACH else 0.0
+    links = np.zeros((0, 2), np.int64)
+    for apart in range(1, min(REACH, count - 1) + 1):
+        follows = continued(events, apart=apart)
+        if follows.mean() > CHANCE * strangers:
+            first = np.flatnonzero(follows)
+            links = np.concatenate([links, np.column_stack([first, first + apart])])
     graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
     _, history = connected_components(graph, directed=False)
     here = np.unique(events.user)
@@ -125,7 +134,7 @@ def _one(events: Events, begins: np.ndarray, user: int) -> Piece:
 def _meet(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether one ends with what the other begins with, two items or more; what had one time may be in any order."""
     return any(
-        set(one[-k:].tolist()) == set(other[:k].tolist())
+        set(one[-k:].tolist()) == set(other[:k].tolist()) and len(set(other[:k].tolist())) >= LEAST
         for one, other in ((a, b), (b, a))
         for k in range(LEAST, min(len(one), len(other), WIDTH) + 1)
     )
@@ -145,17 +154,21 @@ def _whole(events: Events, pieces: list[Piece]) -> Piece:
 
 def _together(item: np.ndarray, early: Piece, late: Piece) -> Piece:
     """Both pieces in one; see `join`."""
-    known = set(item[late[0]].tolist())
+    places = defaultdict(list)  # of each item in the later piece
+    for i, row in enumerate(late[0]):
+        places[int(item[row])].append(i)
+    left = Counter(item[early[0]].tolist())
     # (row, piece, time there) of the later piece, and after which of its events each further one goes.
     whole = [(row, 1, tick) for row, tick in zip(*late, strict=True)]
-    place = {int(item[row]): i for i, (row, _, _) in enumerate(whole)}
     added: list[list[tuple[int, int, int]]] = [[] for _ in range(len(whole) + 1)]
     after = 0
     for row, tick in zip(*early, strict=True):
-        if item[row] in known:
-            after = place[int(item[row])] + 1
+        here = places[int(item[row])]
+        if left[int(item[row])] <= len(here):  # what comes again is there again: the last are the same events
+            after = here.pop(0) + 1
         else:
             added[after].append((row, 0, tick))
+        left[int(item[row])] -= 1
     merged = [*added[0]]
     for event, more in zip(whole, added[1:], strict=True):
         merged += [event, *more]

@@ -5,6 +5,7 @@ Legend: R rows, L slots of a row, T wanted slots, U users of a batch, G domains,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -220,7 +221,7 @@ class CrossDomain(Recommender):
         if not config.same_user:
             found = found | {kind: ops.roll(found[kind], 1, axis=0) for kind in ("specific", "common")}
             there = ops.roll(there, 1, axis=0)
-        both = people * found["cross_there"]
+        both = people * found["cross_there"] * ops.cast(ops.any(there > 0, axis=1), people.dtype)
         if config.alignment:
             apart = found["cross"] - ops.stop_gradient(_weighted_mean(found["common"], there))
             total = total + config.alignment * _weighted(ops.mean(ops.square(apart), axis=-1), both)
@@ -296,10 +297,15 @@ class CrossDomain(Recommender):
 
     def views(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         """Besides, `specific_DOMAIN` and `common_DOMAIN` of each domain, zero where it has no event, and `cross`."""
-        names = self.catalogue.labels["domain"]
-        result = super().views()
+        result, config = super().views(), self.config
+        if not config.representation_epochs:  # nothing has trained them
+            return result
         for kind in ("specific", "common"):
-            result |= {f"{kind}_{name}": partial(self._view, kind, g) for g, name in enumerate(names, 1)}
+            if kind in _not_represented(config):
+                continue
+            for g, name in enumerate(self.catalogue.labels["domain"], 1):
+                file_name = re.sub(r"[^\w.-]+", "_", name)
+                result[f"{kind}_{file_name}"] = partial(self._view, kind, g)
         return result | {"cross": partial(self._view, "cross", None)}
 
     def _view(self, kind: str, domain: int | None, inputs: dict[str, Any]) -> Any:
