@@ -20,6 +20,7 @@ differences user by user (means over seeds). Results are kept after each trainin
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -101,11 +102,17 @@ def _ids(prepared: Prepared) -> np.ndarray:
     return np.unique(dataset.items.ids[dataset.events.item[mine]].astype(np.int64))
 
 
-def measure(contestant: str, prepared: Prepared, config: RunConfig, name: str, folder: Path) -> dict[str, Any]:
+def recipe(prepared: Prepared, config: RunConfig) -> str:
+    """Fingerprint of the knobs and the split: results of another one are measured again."""
+    knobs = config.model_dump_json(include={"model", "train", "seed"})
+    return hashlib.sha256((knobs + prepared.split.sha256).encode()).hexdigest()[:12]
+
+
+def measure(prepared: Prepared, config: RunConfig, name: str, folder: Path) -> dict[str, Any]:
     """One seed: metrics, and values by user."""
     backends.seed(config.seed)
     model, seconds = artifacts.build(name, config, prepared.catalogue), 0.0
-    row: dict[str, Any] = {"seed": config.seed}
+    row: dict[str, Any] = {"seed": config.seed, "recipe": recipe(prepared, config)}
     if isinstance(model, Baseline):
         model.fit(prepared.train)
     else:
@@ -161,11 +168,12 @@ def main() -> None:
             prepared[alone] = load(options.folder, options.target, alone, options.windows, config)
         rows = results.setdefault(contestant, [])
         for seed in range(options.seeds if spec.stages else 1):
-            folder = Path("runs") / "quality" / title / re.sub(r"\W+", "_", contestant) / str(seed)
-            if all(row["seed"] != seed for row in rows) or not (folder / "values.npy").exists():
+            seeded = override(config, [f"seed={seed}"])
+            mine = recipe(prepared[alone], seeded)
+            folder = Path("runs") / "quality" / title / re.sub(r"\W+", "_", contestant) / mine
+            if all(row.get("recipe") != mine for row in rows) or not (folder / "values.npy").exists():
                 rows[:] = [row for row in rows if row["seed"] != seed]
-                seeded = override(config, [f"seed={seed}"])
-                rows.append(measure(contestant, prepared[alone], seeded, name, folder))
+                rows.append(measure(prepared[alone], seeded, name, folder))
                 write_record(title, results, ("numpy", "keras", backends.name()))
             values[contestant].append(np.load(folder / "values.npy"))
         first = np.mean(values[asked[0]], axis=0) - np.mean(values[contestant], axis=0)
