@@ -66,6 +66,7 @@ Layout = Literal[
     "trigrec",
     "tricdr",
     "pickled_dict",
+    "synerise",
 ]
 
 
@@ -208,6 +209,26 @@ class AtlasConfig(Section):
     color_by: str | None = Field(None, description="column of item features that colours; null: category, or the like")
 
 
+class BehaviourConfig(Section):
+    """Logs of behaviour: purchases, carts, visits and searches of clients; read by the models that learn from them."""
+
+    window_days: int = Field(14, ge=1, description="length of a window of targets")
+    num_labels: int = Field(100, ge=1, description="categories, products or prices that a propensity task asks for")
+    min_visits: int = Field(10, ge=1, description="a url with fewer visits is known by its hash alone")
+    train_clients: Literal["relevant", "all"] = Field("all", description="whom a model learns from")
+    cut_offs: int = Field(6, ge=1, description="times inside the input at which labels are taken, at most")
+    cut_off_days: int = Field(7, ge=1, description="days between two such times")
+
+
+class JudgeConfig(Section):
+    """evaluate_embeddings (the six tasks of the RecSys Challenge 2025) and merge_embeddings."""
+
+    probe: Literal["thin", "full"] = Field("thin", description="of its layers: 128 wide, or the official 2,048")
+    probe_epochs: int = Field(3, ge=1, description="the best of them counts, as in the challenge")
+    probe_batch: int = Field(128, ge=2)
+    folders: tuple[str, ...] = Field((), description="each with client_ids.npy and embeddings.npy")
+
+
 class ModelConfig(Section):
     """Base of every model's hyperparameters; a model's own stands beside the model."""
 
@@ -223,6 +244,8 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
     atlas: AtlasConfig = AtlasConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
+    judge: JudgeConfig = JudgeConfig()
     seed: int = Field(0, ge=0)
     figures_dir: str = Field("figures", description="where the exploratory analysis writes")
 

@@ -18,7 +18,7 @@ from zoo.data import splits
 from zoo.data.catalogue import Catalogue, prepare
 from zoo.data.dataset import DataError, Dataset
 from zoo.data.histories import Histories
-from zoo.data.loaders.domains import DomainLoader, RepresentationLoader
+from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, recommending
 from zoo.data.vocabulary import MASK, NUM_SPECIALS, UNKNOWN, Vocabulary
 from zoo.layers.gradient_reversal import reverse_gradient
 from zoo.models.cross_domain import CrossDomain, CrossDomainConfig
@@ -83,10 +83,38 @@ def test_the_gradient_is_reversed_and_scaled(strength):
 def test_places_count_within_a_domain():
     log = Histories(np.zeros(1, np.int32), np.array([0, 6]), np.array([3, 5, 4, 6, 7, UNKNOWN], np.int32))
     x = DomainLoader.inputs(log, catalogue(), CrossDomainConfig(max_length=LENGTH))
+    row, start = divmod(int(x["slot"][0]) - 5, LENGTH)
+    assert x["item"][row, start : start + 6].tolist() == [3, 5, 4, 6, 7, UNKNOWN]
+    assert x["aim"][row, start : start + 6].tolist() == [0, 1, 2, 2, 2, 3]
+    x = DomainLoader.inputs(log, catalogue(), CrossDomainConfig(max_length=LENGTH, causal=False))
     row, start = divmod(int(x["slot"][0]) - 6, LENGTH)
     assert x["item"][row, start : start + 7].tolist() == [3, 5, 4, 6, 7, UNKNOWN, MASK]
     assert x["domain"][row, start : start + 7].tolist() == [2, 2, 1, 1, 2, 0, TARGET]
     assert x["place"][row, start : start + 7].tolist() == [0, 1, 0, 1, 2, 0, 3]
+    assert x["aim"][row, start + 6] == 3
+
+
+@pytest.mark.once
+def test_each_event_of_the_target_is_predicted_at_the_event_before():
+    log, known = histories([8, 9, 12, 1, 7, 3, 9, 0]), catalogue()
+    config = RunConfig(model=CrossDomainConfig(max_length=LENGTH, all_events=True))
+    loader = recommending(log, known, config)
+    found = []
+    for index in range(len(loader)):
+        x, y, weight = loader[index]
+        slots = x["slot"][weight > 0]
+        before = x["item"].reshape(-1)[slots]
+        found += list(zip(before.tolist(), y[weight > 0].tolist(), strict=True))
+        assert (np.diff(slots) > 0).all() and len(x["slot"]) == loader.num_slots
+    rows = log.row_of_event
+    pairs = [
+        (int(log.item[i]), int(log.item[i + 1]))
+        for i in range(len(log.item) - 1)
+        if rows[i] == rows[i + 1] and known.item_domain[log.item[i + 1]] == TARGET
+    ]
+    assert sorted(found) == sorted(pairs)
+    masked = RunConfig(model=CrossDomainConfig(causal=False))
+    assert type(recommending(log, known, masked)) is DomainLoader
 
 
 @pytest.mark.once
@@ -129,14 +157,15 @@ def stage_one(model, lengths=(4, 6, 3, 5), seed=1):
     return x, y, weight
 
 
-def test_vectors_are_means_of_what_is_visible():
-    model = model_of()
+@pytest.mark.parametrize("causal", [True, False])
+def test_vectors_are_means_of_what_is_visible(causal):
+    model = model_of(causal=causal)
     x, _, _ = stage_one(model)
     found = model(tensors(x))
     states = array(model._encoded("specific", tensors(x), False))
-    for person, slot in enumerate(x["first"]):
-        row, start = divmod(int(slot), LENGTH)
-        mine = (x["segment"][row] == x["segment"][row, start]) & (x["item"][row] != MASK)
+    for person, slot in enumerate(x["person"]):
+        row, end = divmod(int(slot), LENGTH)
+        mine = (x["segment"][row] == x["segment"][row, end]) & (x["item"][row] != MASK)
         for domain in (1, 2):
             shown = mine & (x["domain"][row] == domain)
             expected = states[row, shown].mean(axis=0) if shown.any() else np.zeros(8)
@@ -204,8 +233,9 @@ def test_vectors_of_two_users_are_compared_if_asked():
     np.testing.assert_allclose(loss - masked, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_what_is_exported_is_what_the_gate_sees():
-    model = model_of()
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_is_exported_is_what_the_gate_sees(causal):
+    model = model_of(causal=causal)
     log = histories([4, 6, 3], seed=2)
     names = ["specific_food", "specific_kitchen", "common_food", "common_kitchen", "cross"]
     assert list(model.views()) == ["embeddings", *names]
@@ -213,7 +243,7 @@ def test_what_is_exported_is_what_the_gate_sees():
     x = tensors(DomainLoader.inputs(log, model.catalogue, model.config))
     states = array(model._encoded("specific", x, False)).reshape(-1, 8)
     for person, slot in enumerate(array(x["slot"])):
-        begin = slot - log.lengths[person]
+        begin, slot = (slot - log.lengths[person] + 1, slot + 1) if causal else (slot - log.lengths[person], slot)
         kitchen = begin + np.flatnonzero(array(x["domain"]).reshape(-1)[begin:slot] == TARGET)
         expected = states[kitchen].mean(axis=0) if len(kitchen) else np.zeros(8)
         np.testing.assert_allclose(found["specific_kitchen"][person], expected, rtol=1e-4, atol=1e-5)
@@ -225,17 +255,23 @@ def test_what_is_exported_is_what_the_gate_sees():
 # ---------------------------------------------------------------------------------------------------- recommender
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("gating", ["state", "original"])
-def test_the_gate_is_that_of_numpy(gating):
-    model = model_of(gating=gating)
+def test_the_gate_is_that_of_numpy(gating, causal):
+    model = model_of(gating=gating, causal=causal)
     log = histories([4, 6, 3], seed=2)
     x = DomainLoader.inputs(log, model.catalogue, model.config)
-    plain = array(model_of(gating="none")._recommend(tensors(x), False))
+    plain = array(model_of(gating="none", causal=causal)._recommend(tensors(x), False))
     weights = {"gate/" + v.name: array(v) for v in model.gate.variables}
-    events = model.embed_items(x["item"]) + model._masks(ops.convert_to_tensor(x["item"]), 1)
-    seen = (x["segment"][:, :, None] == x["segment"][:, None]) & (x["domain"][:, :, None] == x["domain"][:, None])
+    own, places = x["domain"] == TARGET, np.arange(x["item"].shape[1])
+    asking = array(model.mask(np.full(1, NUM_SPECIALS + 1, np.int32)))
+    events = array(model.embed_items(x["item"])) + np.where((x["item"] == MASK)[..., None], asking, 0.0)
+    events = np.where(own[..., None], events, asking).astype(np.float32)
+    seen = (x["segment"][:, :, None] == x["segment"][:, None]) & (own[:, None] | (places[:, None] == places))
+    if causal:
+        seen &= places[:, None] >= places
     bias = np.where(seen, 0.0, -1e9)[:, None].astype(np.float32)
-    states = array(model.recommender(events, ops.convert_to_tensor(x["place"]), ops.convert_to_tensor(bias)))
+    states = array(model.recommender(*tensors((events, x["aim"], bias))))
     found = model.vectors(log)
     for person, slot in enumerate(x["slot"]):
         row, place = divmod(int(slot), x["item"].shape[1])
@@ -254,8 +290,8 @@ def test_the_gate_is_that_of_numpy(gating):
             g = gate(*vectors, states[row, place])
             expected = states[row, place] + (g * vectors[0] + (1 - g) * vectors[1]) @ array(model.told.kernel)
         else:
-            own = np.flatnonzero(mine & (x["domain"][row] == TARGET))
-            shares = [np.exp(states[row, own] @ v) / np.exp(states[row, own] @ v).sum() for v in vectors]
+            read = np.flatnonzero(seen[row, place])
+            shares = [np.exp(states[row, read] @ v) / np.exp(states[row, read] @ v).sum() for v in vectors]
             mixed = []
             for a, b in zip(*shares, strict=True):
                 one, two = a * vectors[0], b * vectors[1]

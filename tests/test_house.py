@@ -21,21 +21,21 @@ TEXTS = [
 ]
 LEVELS = [  # a module may import modules of its own line or of lines above, never below
     ["config"],
-    ["zoo.registry", "zoo.metrics", "zoo.data"],
-    ["zoo.backends", "zoo.layers", "zoo.losses"],
+    ["zoo.registry", "zoo.metrics", "zoo.judge_metrics", "zoo.data"],
+    ["zoo.backends", "zoo.layers", "zoo.losses", "zoo.task_losses"],
     ["zoo.recommender"],
     ["zoo.sequential", "zoo.question"],
     ["zoo.models"],
     [
         *("zoo.training", "zoo.callbacks", "zoo.schedules", "zoo.checkpoints", "zoo.evaluation", "zoo.comparison"),
-        *("zoo.optimizers", "zoo.initial_items"),
+        *("zoo.optimizers", "zoo.initial_items", "zoo.judging", "zoo.probe", "zoo.merging"),
         *("zoo.topk", "zoo.artifacts", "zoo.audit", "zoo.streaming"),
     ],
     ["zoo.recommending", "zoo.exporting"],
-    ["zoo.actions", "zoo.request", "eda"],
+    ["zoo.actions", "zoo.behaviour", "zoo.running", "zoo.request", "eda"],
     ["main"],
 ]
-NO_KERAS = ["config", "main", "zoo.registry", "zoo.metrics", "zoo.data", "eda"]
+NO_KERAS = ["config", "main", "zoo.registry", "zoo.metrics", "zoo.judge_metrics", "zoo.data", "eda"]
 
 
 def module_of(path):

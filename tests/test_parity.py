@@ -16,6 +16,9 @@ import pytest
 from config import SampleConfig, override
 from zoo import artifacts, backends, registry, training
 from zoo.data import sources, splits
+from zoo.data.behaviour.log import Snapshot
+from zoo.data.behaviour.prepared import prepare as prepare_behaviour
+from zoo.data.behaviour.sources import sample
 from zoo.data.catalogue import prepare
 from zoo.recommender import Baseline
 
@@ -33,6 +36,11 @@ def prepared_model(name, options=()):
     config = registry.get(name).preset("tiny").model_copy(update={"sample": SAMPLE})
     silent = [f"model.{knob}=0" for knob in type(config.model).model_fields if "dropout" in knob]
     config = override(config, [*silent, "train.batch_size=64", *options])
+    if registry.get(name).log == "behaviour":
+        behaviour = config.behaviour.model_copy(update={"window_days": 5, "min_visits": 3})
+        config = config.model_copy(update={"behaviour": behaviour})
+        clients = prepare_behaviour(sample.read(SAMPLE), behaviour)
+        return config, clients, artifacts.build(name, config, clients.catalogue)
     prepared = prepare(splits.split(sources.load(config.data, config.sample, 0), config.split))
     return config, prepared, artifacts.build(name, config, prepared.catalogue)
 
@@ -54,11 +62,22 @@ def set_numpy_weights(model):
         variable.assign(start + noise)
 
 
+def scores(model, histories):
+    """What the model says: scores of items, or vectors of clients."""
+    return model.vectors(histories) if isinstance(histories, Snapshot) else model.score(histories)
+
+
 def measure(name):
     """Everything that must agree, as arrays by name."""
     name, options = VARIANTS.get(name, (name, ()))
     config, prepared, model = prepared_model(name, options)
-    histories = prepared.cases("test")[0].take(np.arange(16))
+    if registry.get(name).log == "behaviour":
+        histories = prepared.everyone().take(np.arange(16))
+        if not registry.get(name).stages:
+            model.adapt(prepared.train)
+            return {"scores": model.vectors(histories)}
+    else:
+        histories = prepared.cases("test")[0].take(np.arange(16))
     if isinstance(model, Baseline):
         model.fit(prepared.train)
         return {"scores": model.score(histories)}
@@ -78,7 +97,7 @@ def measure(name):
 def measure_stage(model, loader, histories):
     """Scores, gradients, and what thirty steps of Adam make of them."""
     loader.set_epoch(0)
-    result = {"scores": model.score(histories)}
+    result = {"scores": scores(model, histories)}
     batches = [keras.tree.map_structure(keras.ops.convert_to_tensor, loader[i % len(loader)]) for i in range(STEPS)]
     x, y, weight = batches[0]
 
@@ -92,7 +111,7 @@ def measure_stage(model, loader, histories):
     result["losses"] = np.array([float(model.train_on_batch(*batch)) for batch in batches])
     for path, variable in _names(model).items():
         result[f"weight {path}"] = keras.ops.convert_to_numpy(variable)
-    result["scores after"] = model.score(histories)
+    result["scores after"] = scores(model, histories)
     return result
 
 

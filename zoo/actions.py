@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from config import ConfigError, RunConfig, override
-from zoo import artifacts, backends, comparison, evaluation, exporting, recommending, registry, training
+from zoo import artifacts, backends, behaviour, comparison, evaluation, exporting, recommending, registry, training
 from zoo.audit import audit, describe
 from zoo.data import cleaning, sources, splits
 from zoo.data.catalogue import Prepared, prepare, prepare_as
@@ -21,6 +20,7 @@ from zoo.data.vocabulary import UNKNOWN
 from zoo.question import ask, told_action, told_time
 from zoo.recommender import Baseline, Recommender
 from zoo.request import Request, refuse_another, resolve, resolve_many, run_dir, with_data
+from zoo.running import announce, clear, facts, holds, working
 
 
 def run(action: str, options: Namespace) -> None:
@@ -44,7 +44,10 @@ def exploratory_data_analysis(options: Namespace) -> None:
 def train_validation_model(options: Namespace) -> None:
     """Trains on the past, stops on validation, reports the test score."""
     request = resolve(options)
-    _announce(request)
+    if of_behaviour(request.name):
+        behaviour.train_validation(request)
+        return
+    announce(request)
     metrics = _validate(request, prepare(_split(request.config)))
     print(describe(metrics))
     print(f"run: {request.run_dir}")
@@ -53,7 +56,10 @@ def train_validation_model(options: Namespace) -> None:
 def train_production_model(options: Namespace) -> None:
     """Trains on everything, for the epochs that validation found best."""
     request = resolve(options, from_run=True)
-    _announce(request)
+    if of_behaviour(request.name):
+        behaviour.train_production(request)
+        return
+    announce(request)
     directory = request.run_dir / "production"
     config = request.config
     best_epoch = None
@@ -66,7 +72,7 @@ def train_production_model(options: Namespace) -> None:
         print(f"epochs: {config.train.epochs}, as configured; no validation run in {request.run_dir} says how many")
     prepared = prepare(splits.everything(_read(config), config.split))
     config = override(config, ["train.patience=null", "train.reduce_on_plateau=null"])
-    if request.resume and _holds(directory, request.name, config, prepared.split):
+    if request.resume and holds(directory, request.name, config, prepared.sha256):
         print(f"{directory}: this run is finished; nothing to resume")
         return
     model, result = _train(request, config, prepared, directory, ())
@@ -76,10 +82,10 @@ def train_production_model(options: Namespace) -> None:
         config,
         model,
         trained_on="everything",
-        facts=_facts(request, prepared, result),
-        history=_working(directory) / "history.csv",
+        facts=facts(request, prepared, result),
+        history=working(directory) / "history.csv",
     )
-    _clear(directory)
+    clear(directory)
     print(f"run: {directory}")
 
 
@@ -87,6 +93,9 @@ def compute_predictions(options: Namespace) -> None:
     """Top-N items of every user, as recommendations.json."""
     run, config = _load_run(options)
     _say_what_it_has_seen(run, run_dir(options))
+    if of_behaviour(run.name):
+        behaviour.recommend(run, config, run_dir(options))
+        return
     users, histories = _asked_users(run, config)
     allowed = recommending.allowed_items(run.catalogue, config.predict)
     path = run_dir(options) / f"recommendations.{config.predict.format}"
@@ -100,6 +109,7 @@ def compute_predictions(options: Namespace) -> None:
 def evaluate(options: Namespace) -> None:
     """Scores a saved run again, perhaps under other rules, and writes evaluation.json."""
     run, config = _load_run(options, production=False)
+    _refuse_behaviour(run.name)
     if run.trained_on_everything:
         raise ConfigError(
             f"{run.directory}: trained on everything, its test part included; evaluate its validation run"
@@ -119,14 +129,16 @@ def compare_models(options: Namespace) -> None:
     from eda.files import save
 
     requests = resolve_many(options)
+    for request in requests:
+        _refuse_behaviour(request.name)
     split = _split(requests[0].config)
     results = []
     for request in requests:
-        if _holds(request.run_dir, request.name, request.config, split):
+        if holds(request.run_dir, request.name, request.config, split.sha256):
             print(f"{request.title}: already trained in {request.run_dir}")
             metrics = artifacts.read_metrics(request.run_dir)
         else:
-            _announce(request)
+            announce(request)
             metrics = _validate(request, prepare(split))
             print(describe(metrics))
         baseline = not registry.get(request.name).stages
@@ -169,11 +181,24 @@ def export_embeddings(options: Namespace) -> None:
     A model that has further vectors of users writes those, too, each under its name.
     """
     run, config = _load_run(options)
+    if of_behaviour(run.name):
+        behaviour.export(run, config, run_dir(options))
+        return
     if not isinstance(run.model, Recommender):
         raise ConfigError(f"{run.name} has no embeddings: it scores items without vectors")
     users, histories = _asked_users(run, config)
     exporting.export_embeddings(run.model, histories, users, run_dir(options), config.predict)
     print(f"embeddings of {len(users):,} users and {len(run.catalogue.items.ids):,} items: {run_dir(options)}")
+
+
+def evaluate_embeddings(options: Namespace) -> None:
+    """Judges vectors of clients, from whomever, by the six tasks of the RecSys Challenge 2025."""
+    behaviour.judge_folders(resolve(options).config, options.run_dir or Path("runs/judge"))
+
+
+def merge_embeddings(options: Namespace) -> None:
+    """Puts the vectors of several folders side by side, each block scaled, as one embeddings.npy."""
+    behaviour.merge_folders(resolve(options).config, options.run_dir or Path("runs/merged"))
 
 
 def show_config(options: Namespace) -> None:
@@ -203,6 +228,8 @@ ACTIONS = {
         similar_items,
         plot_item_atlas,
         export_embeddings,
+        evaluate_embeddings,
+        merge_embeddings,
         show_config,
         list_models,
     )
@@ -211,10 +238,14 @@ ACTIONS = {
 # ------------------------------------------------------------------------------------------------ what they share
 
 
-def _announce(request: Request) -> None:
-    backends.configure(request.config.train)
-    backends.seed(request.config.seed)
-    print(f"{request.title}, preset {request.preset}, on {backends.name()} ({backends.device()})", flush=True)
+def of_behaviour(name: str) -> bool:
+    """Whether a model learns from logs of behaviour."""
+    return registry.get(name).log == "behaviour"
+
+
+def _refuse_behaviour(name: str) -> None:
+    if of_behaviour(name):
+        raise ConfigError(f"{name} learns from behaviour: evaluate_embeddings judges it, together with others")
 
 
 def _read(config: RunConfig) -> Dataset:
@@ -242,7 +273,7 @@ def _split(config: RunConfig) -> splits.Split:
 def _validate(request: Request, prepared: Prepared) -> dict[str, Any]:
     """Trains on the training part, evaluates validation and test, saves the run; returns its metrics."""
     config = request.config
-    if request.resume and _holds(request.run_dir, request.name, config, prepared.split):
+    if request.resume and holds(request.run_dir, request.name, config, prepared.sha256):
         print(f"{request.run_dir}: this run is finished; nothing to resume")
         return artifacts.read_metrics(request.run_dir)
     histories, targets = prepared.cases("validation")
@@ -255,12 +286,12 @@ def _validate(request: Request, prepared: Prepared) -> dict[str, Any]:
         config,
         model,
         trained_on="train",
-        facts=_facts(request, prepared, result),
+        facts=facts(request, prepared, result),
         metrics=metrics,
         ranks=ranks,
-        history=_working(request.run_dir) / "history.csv",
+        history=working(request.run_dir) / "history.csv",
     )
-    _clear(request.run_dir)
+    clear(request.run_dir)
     return metrics
 
 
@@ -273,22 +304,8 @@ def _train(request: Request, config: RunConfig, prepared: Prepared, directory: P
         model.fit(prepared.train)
         print(f"counted in {time.perf_counter() - started:.1f} s")
         return model, None
-    working = _working(directory)
-    return model, training.fit(model, registry.get(request.name), prepared, config, working, callbacks, request.resume)
-
-
-def _working(directory: Path) -> Path:
-    """Where a training keeps its checkpoint until the run is complete."""
-    return directory / "unfinished"
-
-
-def _clear(directory: Path) -> None:
-    """Removes what only an unfinished run needs; what TensorBoard reads, and weights kept, move to the run."""
-    for name in ("tensorboard", "epochs"):
-        shutil.rmtree(directory / name, ignore_errors=True)
-        if (_working(directory) / name).exists():
-            (_working(directory) / name).rename(directory / name)
-    shutil.rmtree(_working(directory), ignore_errors=True)
+    spec, place = registry.get(request.name), working(directory)
+    return model, training.fit(model, spec, prepared, config, place, callbacks, request.resume)
 
 
 def _evaluate(model: Any, prepared: Prepared, config: RunConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -303,28 +320,6 @@ def _evaluate(model: Any, prepared: Prepared, config: RunConfig) -> tuple[dict[s
     told = told_time(config.model), told_action(config.model)
     metrics["audit"] = audit(prepared, "test", config.evaluate, result, *told)
     return metrics, result.ranks
-
-
-def _facts(request: Request, prepared: Prepared, result: Any) -> dict[str, Any]:
-    return {
-        "preset": request.preset,
-        "backend": backends.name(),
-        "versions": backends.versions(),
-        "device": backends.device(),
-        "data_sha256": prepared.split.dataset.sha256(),
-        "split_sha256": prepared.split.sha256,
-        "best_epoch": None if result is None else result.best_epoch,
-        "seconds": None if result is None else round(result.seconds, 1),
-    }
-
-
-def _holds(directory: Path, name: str, config: RunConfig, split: splits.Split) -> bool:
-    """Whether this very run is finished there: same model, knobs and split."""
-    if not artifacts.exists(directory):
-        return False
-    saved, saved_config = artifacts.read_config(directory)
-    facts = artifacts.read_info(directory)
-    return (saved, saved_config, facts["split_sha256"]) == (name, config, split.sha256)
 
 
 def _load_run(options: Namespace, production: bool = True) -> tuple[artifacts.Run, RunConfig]:

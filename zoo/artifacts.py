@@ -29,11 +29,13 @@ import numpy as np
 
 from config import ConfigError, RunConfig, rebuild
 from zoo import registry
+from zoo.data.behaviour.catalogue import BehaviourCatalogue
 from zoo.data.catalogue import Catalogue
 from zoo.recommender import Baseline, Recommender, Scorer
 
 FORMAT = 1
 CONFIG, VOCABULARY, WEIGHTS = "config.json", "vocabulary.npz", "model.weights.h5"
+CATALOGUES: dict[str, Any] = {"interactions": Catalogue, "behaviour": BehaviourCatalogue}
 HISTORY, METRICS, RANKS = "history.csv", "metrics.json", "ranks.npz"
 
 
@@ -229,7 +231,7 @@ def load(directory: Path, epoch: str | None = None) -> Run:
             raise ConfigError(f"{path}: not the file that {CONFIG} was written with (another model or vocabulary?)")
     try:
         with np.load(directory / VOCABULARY, allow_pickle=False) as arrays:
-            catalogue = Catalogue.from_arrays(dict(arrays))
+            catalogue = CATALOGUES[registry.get(name).log].from_arrays(dict(arrays))
     except (KeyError, ValueError, zipfile.BadZipFile, OSError) as error:
         raise ConfigError(f"{directory / VOCABULARY}: damaged ({error}); train the run again") from None
     weights = directory / WEIGHTS if epoch is None else kept_weights(directory, epoch)

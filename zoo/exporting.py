@@ -60,6 +60,17 @@ def export_embeddings(
                 (directory / f"{view}{suffix}").unlink(missing_ok=True)
 
 
+def save_entry(directory: Path, ids: np.ndarray, vectors: np.ndarray) -> None:
+    """Writes client_ids.npy and embeddings.npy (n, D), as they are.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with naming(directory), contextlib.ExitStack() as files:
+        for name, array in (("client_ids", _plain(ids)), ("embeddings", vectors)):
+            np.save(files.enter_context(artifacts.replacing(directory / f"{name}.npy")), array, allow_pickle=False)
+
+
 def _plain(ids: np.ndarray) -> np.ndarray:
     """Ids as an array without Python objects."""
     return ids.astype(np.str_) if ids.dtype == object else ids

@@ -17,7 +17,6 @@ import numpy as np
 from zoo import backends
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories, Prefixes
-from zoo.data.vocabulary import UNKNOWN
 
 
 class Scorer(abc.ABC):
@@ -84,11 +83,9 @@ class UserEncoder(keras.Model, abc.ABC):
         return {"embeddings": self.encode_users}
 
     def build_weights(self) -> None:
-        """Makes every weight, so that they can be loaded, counted or trained: encodes one user of one unknown item."""
+        """Makes every weight, so that they can be loaded, counted or trained: encodes anybody."""
         self.built = True  # the layers build themselves when they are called
-        unknown = np.full(1, UNKNOWN, np.int32)
-        one = Histories(unknown, np.array([0, 1]), unknown, np.zeros(1, np.int64))
-        self.encode_users(self.loader.inputs(one, self.catalogue, self.config))
+        self.encode_users(self.loader.inputs(self.loader.anybody(), self.catalogue, self.config))
         if isinstance(self, Recommender):
             self.item_embeddings()
 

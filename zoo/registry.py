@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from config import ConfigError, RunConfig
 
@@ -41,6 +41,7 @@ class ModelSpec:
         presets: complete recipes by name; `tiny` (for tests) and `base` always exist.
         paper: source, for tables.
         causal: whether the past must not see the future in `call`.
+        log: what it learns from: interactions of users with items, or behaviour of clients of several kinds.
     """
 
     model: type
@@ -48,6 +49,7 @@ class ModelSpec:
     presets: Mapping[str, RunConfig]
     paper: str = ""
     causal: bool = True
+    log: Literal["interactions", "behaviour"] = "interactions"
 
     def preset(self, name: str) -> RunConfig:
         """The recipe of this name.

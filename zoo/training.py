@@ -19,6 +19,7 @@ from config import ConfigError, RunConfig, TrainConfig
 from zoo import backends, checkpoints, initial_items
 from zoo import callbacks as duties
 from zoo.checkpoints import Progress
+from zoo.data.behaviour.prepared import BehaviourPrepared
 from zoo.data.catalogue import Prepared
 from zoo.data.dataset import DataError
 from zoo.optimizers import Adagrad
@@ -57,7 +58,7 @@ class FitResult:
 def fit(
     model: UserEncoder,
     spec: ModelSpec,
-    prepared: Prepared,
+    prepared: Prepared | BehaviourPrepared,
     config: RunConfig,
     directory: Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -93,7 +94,7 @@ def fit(
         loader = stage.loader(prepared.train, prepared.catalogue, config)
         if not len(loader):
             raise DataError(
-                f"{prepared.split.dataset.name}: its {len(prepared.train.item):,} training events give no example "
+                f"{prepared.name}: its {prepared.num_train_events:,} training events give no example "
                 f"to learn from; {loader.remedy}"
             )
         loader.set_epoch(0)
@@ -213,9 +214,9 @@ def _check(config: TrainConfig) -> None:
         )
 
 
-def _identity(spec: ModelSpec, prepared: Prepared, config: RunConfig) -> dict[str, Any]:
+def _identity(spec: ModelSpec, prepared: Prepared | BehaviourPrepared, config: RunConfig) -> dict[str, Any]:
     """What decides the weights that a training ends with, by name."""
-    identity = {"model": spec.model.__name__, "KERAS_BACKEND": backends.name(), "split.sha256": prepared.split.sha256}
+    identity = {"model": spec.model.__name__, "KERAS_BACKEND": backends.name(), "split.sha256": prepared.sha256}
     sections = config.model_dump(mode="json", include={"model", "train", "evaluate", "seed"})
     for section, knobs in sections.items():
         if isinstance(knobs, dict):

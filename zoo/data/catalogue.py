@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from zoo.data import splits
+from zoo.data import packed_text, splits
 from zoo.data.dataset import Dataset, Entities, Events
 from zoo.data.features import FeatureTable, encode_features
 from zoo.data.histories import Histories, Prefixes
@@ -55,21 +54,18 @@ class Catalogue:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it as plain arrays by name, for a file without pickles; text is UTF-8 bytes and offsets."""
-        result = {"item_counts": self.item_counts, "labels": _text_array([json.dumps(self.labels)])}
+        result = {"item_counts": self.item_counts, "labels": packed_text.text_array([json.dumps(self.labels)])}
         for name in ("candidates", "item_domain"):
             if (array := getattr(self, name)) is not None:
                 result[name] = array
         for name, vocabulary in (("users", self.users), ("items", self.items)):
             result[f"{name}.num_trained"] = np.array(vocabulary.num_trained)
-            if vocabulary.ids.dtype == object:
-                result |= _pack_text(f"{name}.ids", vocabulary.ids.tolist())
-            else:
-                result[f"{name}.ids"] = vocabulary.ids
+            result |= packed_text.pack_ids(name, vocabulary.ids)
         for name, table in (("user_features", self.user_features), ("item_features", self.item_features)):
             if table is not None:
                 result |= {f"{name}.bags": table.bags, f"{name}.numbers": table.numbers}
-                result |= _pack_text(f"{name}.names", list(table.names))
-                result |= _pack_text(f"{name}.number_names", list(table.number_names))
+                result |= packed_text.pack(f"{name}.names", list(table.names))
+                result |= packed_text.pack(f"{name}.number_names", list(table.number_names))
         return result
 
     @classmethod
@@ -81,15 +77,12 @@ class Catalogue:
         """
 
         def vocabulary(name: str) -> Vocabulary:
-            ids = arrays[f"{name}.ids"]
-            if f"{name}.ids.offsets" in arrays:
-                ids = np.array([*_unpack_text(f"{name}.ids", arrays), None], dtype=object)[:-1]
-            return Vocabulary(ids, int(arrays[f"{name}.num_trained"]))
+            return Vocabulary(packed_text.unpack_ids(name, arrays), int(arrays[f"{name}.num_trained"]))
 
         def features(name: str) -> FeatureTable | None:
             if f"{name}.bags" not in arrays:
                 return None
-            texts = [tuple(_unpack_text(f"{name}.{part}", arrays)) for part in ("names", "number_names")]
+            texts = [tuple(packed_text.unpack(f"{name}.{part}", arrays)) for part in ("names", "number_names")]
             return FeatureTable(arrays[f"{name}.bags"], texts[0], arrays[f"{name}.numbers"], texts[1])
 
         labels = {key: tuple(names) for key, names in json.loads(arrays["labels"].tobytes()).items()}
@@ -116,6 +109,26 @@ class Prepared:
     item_token: np.ndarray
     action_token: np.ndarray | None
     train: Histories
+
+    @property
+    def name(self) -> str:
+        """What messages call the data."""
+        return self.split.dataset.name
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the data and of what is trained on."""
+        return self.split.sha256
+
+    @property
+    def data_sha256(self) -> str:
+        """Fingerprint of the data alone."""
+        return self.split.dataset.sha256()
+
+    @property
+    def num_train_events(self) -> int:
+        """Events that are trained on."""
+        return len(self.train.item)
 
     def cases(self, name: Part) -> tuple[Histories | Prefixes, Histories]:
         """(histories, targets) of the users evaluated in `validation` or `test`, row by row the same users.
@@ -252,17 +265,3 @@ def _vocabulary(entities: Entities, trained: np.ndarray) -> tuple[Vocabulary, np
     token = np.full(len(entities), UNKNOWN, np.int32)
     token[order] = np.arange(len(order), dtype=np.int32) + NUM_SPECIALS
     return Vocabulary(entities.ids[order], len(seen)), token
-
-
-def _text_array(texts: list[str]) -> np.ndarray:
-    return np.frombuffer("".join(texts).encode(), np.uint8)
-
-
-def _pack_text(name: str, texts: list[str]) -> dict[str, np.ndarray]:
-    lengths = np.array([len(text.encode()) for text in texts], np.int64)
-    return {name: _text_array(texts), f"{name}.offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
-
-
-def _unpack_text(name: str, arrays: dict[str, np.ndarray]) -> list[str]:
-    data, offsets = arrays[name].tobytes(), arrays[f"{name}.offsets"].tolist()
-    return [data[start:end].decode() for start, end in itertools.pairwise(offsets)]

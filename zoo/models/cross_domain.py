@@ -18,9 +18,10 @@ from pydantic import Field, model_validator
 from config import ModelConfig, RunConfig, SplitConfig, TrainConfig
 from zoo import losses
 from zoo.data.catalogue import Catalogue
-from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, target_domain
+from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, recommending, target_domain
 from zoo.data.vocabulary import MASK, NUM_SPECIALS
 from zoo.layers.attention import HIDDEN, visible
+from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.encoder import Encoder
 from zoo.layers.gradient_reversal import reverse_gradient
@@ -42,6 +43,9 @@ class CrossDomainConfig(ModelConfig):
     expansion: int = Field(2, ge=1, description="width of the position-wise network, in embedding_dim")
     dropout: float = Field(0.3, ge=0, lt=1)
     relative_bias: bool = Field(True, description="learn what the distance between events adds to their attention")
+    causal: bool = Field(
+        True, description="look back only, the recommender predicts each next item; false: masked items all along"
+    )
     mask_share: float = Field(0.3, gt=0, le=1, description="of a sequence's events that are masked, at least one")
     last_share: float = Field(0.1, ge=0, le=1, description="sequences of which the last event alone is masked")
     # Stage 1, representations. A weight of 0 leaves a part out.
@@ -57,6 +61,9 @@ class CrossDomainConfig(ModelConfig):
     contrastive_temperature: float = Field(0.1, gt=0)
     # Stage 2, the recommender.
     gating: Literal["state", "original", "none"] = Field("state", description="what the user's vectors are mixed with")
+    user_dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of a batch's events that are predicted without the user's vectors"
+    )
     fine_tune_users: bool = Field(False, description="the recommender's stage trains the vectors of users, too")
     # The losses of both stages are over all candidates, without negatives.
     loss: Literal["softmax"] = "softmax"
@@ -79,10 +86,11 @@ class CrossDomain(Recommender):
     gradient reversal, makes those of the common encoder alike; the cross vector is drawn to the user's own common
     vectors and kept at a distance of 1 from his specific ones.
 
-    Stage 2 is a BERT4Rec over the events of the target domain. The state of a masked event is joined by the user's
-    vectors, gated: score(item) = <state + U (G * specific + (1 - G) * cross), item>, G = sigmoid(W [specific, cross,
-    state]). They are made of what is visible of the same history, in training as in serving: a masked event is in
-    neither.
+    Stage 2 reads the events of the target domain. Its state is joined by the user's vectors, gated: score(item) =
+    <state + U (G * specific + (1 - G) * cross), item>, G = sigmoid(W [specific, cross, state]). They are made of what
+    is visible of the same history, in training as in serving. All encoders look back only, and each event of the
+    target domain is predicted at the event before it; with `causal=false` they look both ways, and stage 2 is a
+    BERT4Rec that predicts masked events.
 
     Deviations from the published code of TriGRec, whose defects they mend:
       * alignment and separation compare vectors of one user (there, of different users in a batch);
@@ -92,7 +100,7 @@ class CrossDomain(Recommender):
       * user vectors are of the visible history (there, of a history that went on after the event to be predicted);
       * the output holds the state of the sequence; theirs, `gating=original`, is a mixture of the two user vectors
         alone, in which the sequence only sets weights;
-      * every masked event is supervised (there, one event per user), over the items of the target domain;
+      * every event of the target domain is supervised (there, one per user), over the items of that domain;
       * pre-norm blocks, one item table for input and output; the items of stage 2 begin where stage 1 ended.
 
     References:
@@ -133,6 +141,7 @@ class CrossDomain(Recommender):
         self.discriminator = keras.layers.Dense(self.num_domains, name="discriminator")
         self.gate = keras.layers.Dense(dim, "sigmoid", name="gate")
         # From zero: what users are like comes in as far as it helps, and a recommender without it is the start.
+        self.drop_users = Dropout(config.user_dropout)
         self.told = keras.layers.Dense(dim, use_bias=False, kernel_initializer="zeros", name="told")
         self.build_weights()
 
@@ -164,7 +173,7 @@ class CrossDomain(Recommender):
         if kind == "common":  # an item is of one domain alone: hiding that must not change what is known of the item
             events = ops.stop_gradient(events)
         events = events + self._masks(item, 0)
-        seen = visible(inputs["segment"], causal=False)
+        seen = visible(inputs["segment"], self.config.causal)
         place = inputs["position"]
         if kind != "cross":
             seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
@@ -177,11 +186,11 @@ class CrossDomain(Recommender):
         return self.mask(ops.where(masked, NUM_SPECIALS + which, 0))
 
     def _pooled(self, states: Any, inputs: dict[str, Any], domain: int | None) -> tuple[Any, Any]:
-        """Mean (R, L, D) of the visible events of each slot's sequence, all or of one domain, and whether there are."""
+        """Mean (R, L, D) of the events that each slot may know, all or of one domain, and whether there are any."""
         shown = ops.logical_and(ops.not_equal(inputs["item"], MASK), ops.greater(inputs["segment"], 0))
         if domain is not None:
             shown = ops.logical_and(shown, ops.equal(inputs["domain"], domain))
-        pool = ops.logical_and(visible(inputs["segment"], causal=False), shown[:, None, :])
+        pool = ops.logical_and(visible(inputs["segment"], self.config.causal), shown[:, None, :])
         pool = ops.cast(pool, states.dtype)
         count = ops.sum(pool, axis=-1, keepdims=True)
         return ops.matmul(pool, states) / ops.maximum(count, 1.0), ops.cast(count[..., 0] > 0, states.dtype)
@@ -197,8 +206,8 @@ class CrossDomain(Recommender):
             result[f"{kind}_states"] = _at(states, inputs["slot"])
             domains = [None] if kind == "cross" else range(1, self.num_domains + 1)
             pooled = [self._pooled(states, inputs, domain) for domain in domains]
-            vectors = [_at(vector, inputs["first"]) for vector, _ in pooled]
-            there = [ops.take(ops.reshape(one, (-1,)), inputs["first"], axis=0) for _, one in pooled]
+            vectors = [_at(vector, inputs["person"]) for vector, _ in pooled]
+            there = [ops.take(ops.reshape(one, (-1,)), inputs["person"], axis=0) for _, one in pooled]
             if kind == "cross":
                 result["cross"], result["cross_there"] = vectors[0], there[0]
             else:
@@ -255,11 +264,14 @@ class CrossDomain(Recommender):
     # --------------------------------------------------------------------------------------------- stage 2
 
     def _recommend(self, inputs: dict[str, Any], training: bool) -> Any:
-        item, domain, config = inputs["item"], inputs["domain"], self.config
-        events = self.embed_items(item) + self._masks(item, 1)
-        seen = visible(inputs["segment"], causal=False)
-        seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
-        states = self.recommender(events, inputs["place"], _bias(seen, events.dtype), training=training)
+        item, config = inputs["item"], self.config
+        own = ops.equal(inputs["domain"], self.target)
+        asking = self.mask(ops.full_like(item, NUM_SPECIALS + 1))  # in place of an event of another domain
+        events = ops.where(own[..., None], self.embed_items(item) + self._masks(item, 1), asking)
+        # It sees the events of the target domain, and itself.
+        read = ops.logical_or(own[:, None, :], ops.eye(item.shape[1], dtype="bool")[None])
+        seen = ops.logical_and(visible(inputs["segment"], config.causal), read)
+        states = self.recommender(events, inputs["aim"], _bias(seen, events.dtype), training=training)
         state = _at(states, inputs["slot"])
         if config.gating == "none":
             return state
@@ -272,7 +284,8 @@ class CrossDomain(Recommender):
         if config.gating == "original":
             return self._original(states, seen, inputs["slot"], *vectors)
         gate = self.gate(ops.concatenate([*vectors, state], axis=-1))
-        return state + self.told(gate * vectors[0] + (1.0 - gate) * vectors[1])
+        told = self.told(gate * vectors[0] + (1.0 - gate) * vectors[1])
+        return state + told * self.drop_users(ops.ones_like(told[:, :1]), training=training)
 
     def _original(self, states: Any, seen: Any, slot: Any, specific: Any, cross: Any) -> Any:
         """The mean over the sequence of G * A + (1 - G) * B, where A is the specific vector times the share of
@@ -373,7 +386,7 @@ MODEL = ModelSpec(
             frozen=_not_represented,
             epochs=lambda config: config.model.representation_epochs,  # type: ignore[attr-defined]
         ),
-        Stage(name="recommender", loader=DomainLoader, frozen=_not_recommending),
+        Stage(name="recommender", loader=recommending, frozen=_not_recommending),
     ),
     presets={
         "tiny": _recipe(
@@ -388,5 +401,4 @@ MODEL = ModelSpec(
         "base": _recipe({"epochs": 100, "batch_size": 128, "patience": 8}),
     },
     paper="https://github.com/moon2y/TriGRec",
-    causal=False,
 )

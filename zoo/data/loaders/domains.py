@@ -5,6 +5,7 @@ Besides what `sequences` says, a batch has
     domain    (R, L) int32 1, 2, ... of each event, by `Catalogue.item_domain`; 0 for unknown items and empty slots;
               of a masked event that of what it hides
     place     (R, L) int32 place among the events of its own domain in its sequence, from 0
+    aim       (R, L) int32 how many events of the target domain come before it in its sequence
 
 Legend: R rows, L slots of a row, T masked slots of a batch, U sequences of a batch, E events.
 """
@@ -20,6 +21,7 @@ from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
 from zoo.data.loaders.masked_items import MaskedItemLoader
+from zoo.data.loaders.sequences import NextItemLoader, SequenceLoader
 
 
 def target_domain(catalogue: Catalogue) -> int:
@@ -54,15 +56,52 @@ class DomainLoader(MaskedItemLoader):
 
     @staticmethod
     def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
-        """The last `max_length - 1` events and a MASK of the target domain, which `slot` points at."""
+        """The last `max_length - 1` events and a MASK of the target domain, which `slot` points at.
+
+        With `model.causal` the last `max_length` events, and `slot` points at the last of them.
+        """
+        if model_config.causal:
+            x = SequenceLoader.inputs(histories, catalogue, model_config)
+            return x | _domains(x, catalogue)
         x = MaskedItemLoader.inputs(histories, catalogue, model_config)
         return x | _domains(x, catalogue, asked=x["slot"])
+
+
+class NextInDomainLoader(NextItemLoader):
+    """Each event of the target domain is predicted at the event before it, of whatever domain: `slot` (T,)."""
+
+    def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
+        super().__init__(histories, catalogue, config)
+        assert catalogue.item_domain is not None
+        self._wanted = catalogue.item_domain[histories.item] == target_domain(catalogue)
+        if self._weights is not None:
+            self._wanted &= self._weights > 0
+        before = np.concatenate([[0], np.cumsum(self._wanted)])
+        following = self._begins + 1
+        counts = before[following + self.packing.lengths] - before[following]
+        per_row = np.bincount(self.packing.row, counts, minlength=self.packing.num_rows)
+        self.num_slots = max(int(np.sort(per_row)[-self.rows_per_batch :].sum()), 1)  # T: no batch has more
+
+    def batch(self, rows: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[dict, Any, Any]:
+        x, index, filled = self.rows(rows, real)
+        following = np.minimum(index + 1, len(self.histories.item) - 1).reshape(-1)
+        wanted = np.flatnonzero(filled.reshape(-1) & self._wanted[following])
+        x["slot"] = np.zeros(self.num_slots, np.int32)
+        x["slot"][: len(wanted)] = wanted
+        x |= _domains(x, self.catalogue)
+        return self.asked(x, following[x["slot"]], np.arange(self.num_slots) < len(wanted), rng)
+
+
+def recommending(histories: Histories, catalogue: Catalogue, config: RunConfig) -> SequenceLoader:
+    """The loader of the recommender's stage: next items, or masked ones."""
+    model: Any = config.model
+    return (NextInDomainLoader if model.causal else DomainLoader)(histories, catalogue, config)
 
 
 class RepresentationLoader(DomainLoader):
     """Events of all domains are masked. Besides,
 
-    first     (U,) int32 the flat slot at which each sequence begins, and
+    person    (U,) int32 the flat slot at which each sequence ends (all of it is known there), and
     people    (U,) float32 1 where there is one, 0 for what fills the batch up
     reversal  (1,) float32 strength of the gradient reversal: 2 / (1 + exp(-10 p)) - 1 at the share p of the training
               (Ganin & Lempitsky 2015, section 5.2), or 1 with `model.reversal=constant`
@@ -79,10 +118,11 @@ class RepresentationLoader(DomainLoader):
 
     def batch(self, rows: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[dict, Any, Any]:
         x, y, weight = super().batch(rows, real, rng)
-        begins = np.flatnonzero((x["segment"].reshape(-1) > 0) & (x["position"].reshape(-1) == 0))
-        x["first"] = np.zeros(self._num_people, np.int32)
-        x["first"][: len(begins)] = begins
-        x["people"] = (np.arange(self._num_people) < len(begins)).astype(np.float32)
+        segment = np.pad(x["segment"], ((0, 0), (0, 1)))
+        ends = np.flatnonzero((segment[:, :-1] > 0) & (segment[:, :-1] != segment[:, 1:]))
+        x["person"] = np.zeros(self._num_people, np.int32)
+        x["person"][: len(ends)] = ends
+        x["people"] = (np.arange(self._num_people) < len(ends)).astype(np.float32)
         model: Any = self.config.model
         share = self.epoch / max(model.representation_epochs, 1)
         strength = 1.0 if model.reversal == "constant" else 2 / (1 + np.exp(-10 * share)) - 1
@@ -91,15 +131,19 @@ class RepresentationLoader(DomainLoader):
 
 
 def _domains(x: dict[str, np.ndarray], catalogue: Catalogue, asked: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Domain and place of each event of `x`, whose items are not masked but at the flat slots `asked`."""
+    """Domain and places of each event of `x`, whose items are not masked but at the flat slots `asked`."""
     assert catalogue.item_domain is not None
+    target = target_domain(catalogue)
     domain = np.where(x["segment"] > 0, catalogue.item_domain[x["item"]], 0).astype(np.int32)
     if asked is not None:
-        domain.reshape(-1)[asked] = target_domain(catalogue)
+        domain.reshape(-1)[asked] = target
     start = np.arange(domain.shape[1])[None, :] - x["position"]  # the slot at which each event's sequence begins
-    place = np.zeros(domain.shape, np.int32)
-    for code in range(int(domain.max(initial=0)) + 1):
+    place, aim = np.zeros(domain.shape, np.int32), np.zeros(domain.shape, np.int32)
+    for code in range(max(int(domain.max(initial=0)), target) + 1):
         mine = domain == code
         before = np.cumsum(mine, axis=1) - mine
-        place = np.where(mine, before - np.take_along_axis(before, start, axis=1), place).astype(np.int32)
-    return {"domain": domain, "place": place}
+        since = (before - np.take_along_axis(before, start, axis=1)).astype(np.int32)
+        place = np.where(mine, since, place)
+        if code == target:
+            aim = since
+    return {"domain": domain, "place": place, "aim": aim}

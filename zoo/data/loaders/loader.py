@@ -16,6 +16,7 @@ import numpy as np
 from config import RunConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
+from zoo.data.vocabulary import UNKNOWN
 
 
 class Loader(keras.utils.PyDataset, abc.ABC):
@@ -64,6 +65,12 @@ class Loader(keras.utils.PyDataset, abc.ABC):
     @abc.abstractmethod
     def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
         """What the model sees of these histories; the same in training, evaluation and serving."""
+
+    @staticmethod
+    def anybody() -> Histories:
+        """One history, of one unknown item: enough for a model to make its weights."""
+        unknown = np.full(1, UNKNOWN, np.int32)
+        return Histories(unknown, np.array([0, 1]), unknown, np.zeros(1, np.int64))
 
     def set_epoch(self, epoch: int) -> None:
         """Orders the examples for this epoch."""

@@ -28,6 +28,7 @@ LAYOUTS = {
     "trigrec": "trigrec",
     "tricdr": "tricdr",
     "pickled_dict": "pickled_dict",
+    "synerise": "synerise",
 }
 _SLOW = 3.0  # seconds after which a load says how long it took
 

@@ -49,6 +49,8 @@ def _of_folder(names: set[str]) -> Layout:
         return "complete_journey"
     if names >= {"users.pq", "items.pq"}:
         return "t_ecd"
+    if "product_buy.parquet" in names:
+        return "synerise"
     stems = {name.partition(".")[0] for name in names}
     if sum(stem.endswith("_all") for stem in stems) == 2 and sum(stem.startswith("cross_") for stem in stems) == 2:
         return "trigrec"

@@ -1,0 +1,212 @@
+"""What main.py does with models of behaviour. Each action reads top to bottom as the story of a run.
+
+read the log → cut it before two windows of targets → train on what lies before → judge the vectors of clients
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from config import ConfigError, RunConfig, override
+from zoo import artifacts, exporting, judging, merging, recommending, registry, training
+from zoo.data.behaviour import sources
+from zoo.data.behaviour.log import BehaviourLog
+from zoo.data.behaviour.prepared import BehaviourPrepared, prepare, prepare_as
+from zoo.data.behaviour.windows import official
+from zoo.recommender import Recommender, UserEncoder
+from zoo.request import Request
+from zoo.running import announce, clear, facts, holds, working
+from zoo.topk import InnerProductIndex
+
+HELD_OUT = 0.1  # share of the clients that a validation run does not learn from
+
+
+def train_validation(request: Request) -> None:
+    """Trains on what lies before the windows of targets, then judges the vectors of clients by what they do in them."""
+    config = request.config
+    announce(request)
+    prepared = prepare(_read(config), config.behaviour)
+    assert prepared.windows is not None
+    print(prepared.windows.summary(), flush=True)
+    if request.resume and holds(request.run_dir, request.name, config, prepared.sha256):
+        print(f"{request.run_dir}: this run is finished; nothing to resume")
+        return
+    learned, others = held_out(prepared, config.seed)
+    model, result = _train(request, config, learned, request.run_dir, (Validation(others, request),))
+    rows = prepared.log.relevant()
+    vectors = model.vectors(prepared.everyone())
+    table = judging.judge(
+        prepared.log,
+        prepared.windows,
+        rows,
+        {request.title: (prepared.log.clients[rows], vectors)},
+        config.judge,
+        config.behaviour.num_labels,
+        config.seed,
+    )
+    artifacts.save(
+        request.run_dir,
+        request.name,
+        config,
+        model,
+        trained_on="train",
+        facts=facts(request, prepared, result) | {"cut": prepared.cut},
+        metrics={"judge": table.rows, "paired": table.paired, "notes": table.notes},
+        history=working(request.run_dir) / "history.csv",
+    )
+    clear(request.run_dir)
+    print(f"\n{table.markdown()}\nrun: {request.run_dir}")
+
+
+def train_production(request: Request) -> None:
+    """Trains on the whole log, for the epochs that validation found best."""
+    config, directory = request.config, request.run_dir / "production"
+    announce(request)
+    best = artifacts.read_info(request.run_dir).get("best_epoch") if artifacts.exists(request.run_dir) else None
+    if best:
+        print(f"epochs: {best}, the best of the validation run in {request.run_dir}")
+        config = override(config, [f"train.epochs={best}"])
+    config = override(config, ["train.patience=null", "train.reduce_on_plateau=null", "train.monitor=loss"])
+    prepared = prepare(_read(config), config.behaviour, everything=True)
+    if request.resume and holds(directory, request.name, config, prepared.sha256):
+        print(f"{directory}: this run is finished; nothing to resume")
+        return
+    model, result = _train(request, config, prepared, directory, ())
+    artifacts.save(
+        directory,
+        request.name,
+        config,
+        model,
+        trained_on="everything",
+        facts=facts(request, prepared, result) | {"cut": prepared.cut},
+        history=working(directory) / "history.csv",
+    )
+    clear(directory)
+    print(f"run: {directory}")
+
+
+def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
+    """The best products, and the best categories, of each client whom the log's owner asks for."""
+    model: Any = run.model
+    if not isinstance(model, Recommender):
+        raise ConfigError(f"{run.name} makes vectors of clients and recommends nothing; export_embeddings writes them")
+    prepared, predict = _as_trained(run, config), config.predict
+    ids = prepared.log.clients[prepared.log.relevant()]
+    rows = np.arange(len(ids)) if predict.users is None else recommending.asked_rows(ids, predict.users)
+    clients = prepared.everyone().take(rows)
+    catalogue: Any = run.catalogue
+    products = InnerProductIndex(model.item_matrix(), recommending.allowed_items(catalogue, predict))
+    categories = InnerProductIndex(keras.ops.convert_to_numpy(model.category_embeddings()).astype(np.float32), None)
+    for index, vocabulary, name, seen in (
+        (products, catalogue.items, "recommendations", predict.exclude_seen),
+        (categories, catalogue.categories, "recommended_categories", False),
+    ):
+        lists = (
+            index.search(vectors, predict.num_recommendations, part.products() if seen else None)
+            for part, vectors in model.vector_batches(clients, recommending.BATCH)
+        )
+        path = directory / f"{name}.{predict.format}"
+        count = recommending.write(path, predict.format, ids[rows], vocabulary, lists)
+        print(f"{name.replace('_', ' ')} for {count:,} clients: {path}")
+
+
+def export(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
+    """Writes client_ids.npy and embeddings.npy of the clients whom the log's owner asks for, in his order."""
+    prepared = _as_trained(run, config)
+    rows = prepared.log.relevant()
+    exporting.export_embeddings(run.model, prepared.everyone(), prepared.log.clients[rows], directory, config.predict)
+    print(f"embeddings of {len(rows):,} clients: {directory}")
+
+
+def judge_folders(config: RunConfig, directory: Path) -> None:
+    """Judges folders of client_ids.npy and embeddings.npy by the six tasks of the challenge."""
+    folders = _folders(config)
+    log = _read(config)
+    clients = log.relevant()
+    targets = official(log, config.behaviour.window_days)
+    print(targets.summary(), flush=True)
+    entries = {folder: judging.read_entry(Path(folder), log.clients[clients]) for folder in folders}
+    table = judging.judge(log, targets, clients, entries, config.judge, config.behaviour.num_labels, config.seed)
+    artifacts.write_json(directory / "judge.json", {"rows": table.rows, "paired": table.paired, "notes": table.notes})
+    print(f"\n{table.markdown()}\njudged: {directory / 'judge.json'}")
+
+
+def merge_folders(config: RunConfig, directory: Path) -> None:
+    """Puts the vectors of several folders side by side, each block scaled, as one entry of float16 numbers."""
+    folders = _folders(config)
+    blocks = [judging.read_blocks(Path(folder)) for folder in folders]
+    ids = blocks[0][0]
+    for note in merging.notes(blocks, ids):
+        print(f"  {note}")
+    merged = merging.merge(blocks, ids)
+    exporting.save_entry(directory, ids, merged)
+    print(f"merged {', '.join(folders)}: {merged.shape[1]} numbers of {len(ids):,} clients: {directory}")
+
+
+# ------------------------------------------------------------------------------------------------ what they share
+
+
+def _folders(config: RunConfig) -> tuple[str, ...]:
+    if not config.judge.folders:
+        raise ConfigError(
+            "which embeddings? give --override judge.folders=FOLDER,FOLDER,... with client_ids.npy and embeddings.npy "
+            "in each (export_embeddings writes them)"
+        )
+    return config.judge.folders
+
+
+def _read(config: RunConfig) -> BehaviourLog:
+    log = sources.load(config.data, config.sample, config.seed)
+    for note in log.notes:
+        print(f"  {note}")
+    print(log.summary(), flush=True)
+    return log
+
+
+def held_out(prepared: BehaviourPrepared, seed: int) -> tuple[BehaviourPrepared, BehaviourPrepared]:
+    """(clients to learn from, clients to validate on), drawn by the seed."""
+    rows = np.random.default_rng([seed, 0x4E1D]).permutation(len(prepared.train))
+    size = max(1, round(len(rows) * HELD_OUT))
+    mine, others = np.sort(rows[size:]), np.sort(rows[:size])
+    if not len(mine):
+        raise ConfigError(f"{prepared.name}: one client with events is too few to learn from and to validate on")
+    return tuple(replace(prepared, train=prepared.train.take(part)) for part in (mine, others))
+
+
+class Validation(keras.callbacks.Callback):
+    """Puts `val_loss`, and `val_` of each further metric of the model, into the logs of each epoch."""
+
+    def __init__(self, held_out: BehaviourPrepared, request: Request):
+        super().__init__()
+        loader = registry.get(request.name).stages
+        self.loader = loader[-1].loader(held_out.train, held_out.catalogue, request.config) if loader else None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Evaluates the model as it is now, on the same batches each time."""
+        if logs is not None:
+            measured = self.model.evaluate(self.loader, verbose=0, return_dict=True)
+            logs.update({f"val_{name}": float(value) for name, value in measured.items()})
+
+
+def _train(
+    request: Request, config: RunConfig, prepared: BehaviourPrepared, directory: Path, callbacks: tuple
+) -> tuple[UserEncoder, Any]:
+    """(model, result of the fit); a model that is counted has no result."""
+    spec = registry.get(request.name)
+    model: Any = artifacts.build(request.name, config, prepared.catalogue)
+    if not spec.stages:
+        model.adapt(prepared.train)
+        return model, None
+    return model, training.fit(model, spec, prepared, config, working(directory), callbacks, request.resume)
+
+
+def _as_trained(run: artifacts.Run, config: RunConfig) -> BehaviourPrepared:
+    """The log of `config`, cut where the run's training was cut; a production run's where the log ends."""
+    log = _read(config)
+    cut = log.end if run.trained_on_everything else int(run.info["cut"])
+    return prepare_as(log, run.catalogue, cut)

@@ -1,0 +1,1 @@
+"""Behaviour logs: purchases, carts, visits and searches of clients, at once."""

@@ -1,0 +1,61 @@
+"""Any log of behaviour to a BehaviourLog; one small file per known layout."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from pathlib import Path
+
+from config import Columns, DataConfig, SampleConfig
+from zoo.data.behaviour.log import BehaviourLog
+from zoo.data.behaviour.sources import form
+from zoo.data.dataset import DataError
+from zoo.data.sources import cache, files, layouts
+
+LAYOUTS = ("synerise", "online_retail", "otto")  # modules with `read(path, data_config) -> BehaviourLog`
+_SLOW = 3.0  # seconds after which a load says how long it took
+
+
+def load(data: DataConfig, sample: SampleConfig, seed: int = 0) -> BehaviourLog:
+    """The behaviour log that `data` describes; `sample` and `seed` shape the built-in one.
+
+    Raises:
+        DataError: nothing is there, it is no log of behaviour, or it cannot be read; in one line.
+    """
+    start = time.perf_counter()
+    if data.path == "sample":
+        log = importlib.import_module("zoo.data.behaviour.sources.sample").read(sample, seed)
+    else:
+        layout, place = _layout(data), _place(data.path)
+        module = importlib.import_module(f"zoo.data.behaviour.sources.{layout}")
+        settings = {"behaviour": layout, "name": Path(place).name}
+        inputs = module.inputs(place) if hasattr(module, "inputs") else files.find(place, any_suffix=True)
+        folder = cache.directory(data.cache_dir)
+        log = cache.through(inputs, settings, folder, lambda: module.read(place, data), form.FORM)
+    seconds = time.perf_counter() - start
+    if seconds > _SLOW:
+        print(f"{log.name}: {len(log):,} events in {seconds:.1f} s", file=sys.stderr)
+    return log
+
+
+def _place(path: str) -> str:
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise DataError(f"{path}: no such file or folder")
+    return str(place)
+
+
+def _layout(data: DataConfig) -> str:
+    """The layout of `data`, recognised where it is not stated."""
+    known = data.layout
+    if known == "auto":
+        known = layouts.recognise(_place(data.path))
+    if known not in LAYOUTS:
+        raise DataError(
+            f"{data.path}: no log of behaviour (purchases, carts, visits and searches of clients); wanted a folder "
+            f"with product_buy.parquet and its sisters, or data.layout={' or '.join(LAYOUTS[1:])}"
+        )
+    if data.columns != Columns() or data.query:
+        raise DataError(f"{data.path}: data.columns and data.query are for tables of interactions; unset them")
+    return known

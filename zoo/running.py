@@ -1,0 +1,56 @@
+"""What every training run of main.py shares: its greeting, its working folder, the facts that it leaves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from config import RunConfig
+from zoo import artifacts, backends
+from zoo.data.behaviour.prepared import BehaviourPrepared
+from zoo.data.catalogue import Prepared
+from zoo.request import Request
+
+
+def announce(request: Request) -> None:
+    """Configures the backend, and says what runs on it."""
+    backends.configure(request.config.train)
+    backends.seed(request.config.seed)
+    print(f"{request.title}, preset {request.preset}, on {backends.name()} ({backends.device()})", flush=True)
+
+
+def working(directory: Path) -> Path:
+    """Where a training keeps its checkpoint until the run is complete."""
+    return directory / "unfinished"
+
+
+def clear(directory: Path) -> None:
+    """Removes what only an unfinished run needs; what TensorBoard reads, and weights kept, move to the run."""
+    for name in ("tensorboard", "epochs"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+        if (working(directory) / name).exists():
+            (working(directory) / name).rename(directory / name)
+    shutil.rmtree(working(directory), ignore_errors=True)
+
+
+def facts(request: Request, prepared: Prepared | BehaviourPrepared, result: Any) -> dict[str, Any]:
+    """What config.json says besides the configuration; `result` of the fit, None of a model that is counted."""
+    return {
+        "preset": request.preset,
+        "backend": backends.name(),
+        "versions": backends.versions(),
+        "device": backends.device(),
+        "data_sha256": prepared.data_sha256,
+        "split_sha256": prepared.sha256,
+        "best_epoch": None if result is None else result.best_epoch,
+        "seconds": None if result is None else round(result.seconds, 1),
+    }
+
+
+def holds(directory: Path, name: str, config: RunConfig, sha256: str) -> bool:
+    """Whether this very run is finished there: same model, knobs, and data split."""
+    if not artifacts.exists(directory):
+        return False
+    saved, saved_config = artifacts.read_config(directory)
+    return (saved, saved_config, artifacts.read_info(directory)["split_sha256"]) == (name, config, sha256)
