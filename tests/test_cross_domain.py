@@ -358,14 +358,14 @@ def test_there_may_be_no_first_stage(tmp_path, capsys):
 # ---------------------------------------------------------------------------------- what another domain is worth
 
 
-def kitchen_and_food(shared_taste, people=400, tastes=6, shelf=8):
-    """Two looks at food, then one at the kitchen, four times: seven in ten of a person's taste there."""
+def kitchen_and_food(shared_taste, people=500, tastes=6, shelf=8):
+    """Four looks at food, then one at the kitchen, four times: seven in ten of a person's taste there."""
     rng, rows = np.random.default_rng(0), []
     for user in range(people):
         food = int(rng.integers(tastes))
         taste = {"food": food, "kitchen": food if shared_taste else int(rng.integers(tastes))}
-        for time in range(12):
-            domain = "kitchen" if time % 3 == 2 else "food"
+        for time in range(20):
+            domain = "kitchen" if time % 5 == 4 else "food"
             wanted = taste[domain] if rng.random() < 0.7 else int(rng.integers(tastes))
             rows.append((user, f"{domain} {wanted} {rng.integers(shelf)}", pd.Timestamp(time, unit="D"), domain))
     return Dataset.from_frame(pd.DataFrame(rows, columns=["user", "item", "timestamp", "domain"]))
@@ -374,7 +374,7 @@ def kitchen_and_food(shared_taste, people=400, tastes=6, shelf=8):
 def reached(dataset, folder, *knobs):
     """NDCG@10 on the test."""
     spec = registry.get("cross_domain")
-    recipe = "train.epochs=30,representation_epochs=30,patience=null,learning_rate=0.005,dropout=0.2"
+    recipe = "train.epochs=15,representation_epochs=12,patience=null,learning_rate=0.005,dropout=0.2,max_length=32"
     config = override(spec.preset("tiny"), [recipe, "evaluate.exclude_seen=false", *knobs])
     prepared = prepare(splits.split(dataset, config.split, 0))
     backends.seed(0)
@@ -391,4 +391,4 @@ def test_the_other_domain_helps_where_taste_is_shared_and_only_there(tmp_path):
     for shared in (True, False):
         log = kitchen_and_food(shared)
         gain = reached(log, tmp_path / f"{shared} cross") - reached(log, tmp_path / f"{shared} single", single)
-        assert gain > 0.02 if shared else gain < 0.01
+        assert gain > 0.03 if shared else gain < 0.01
