@@ -1,0 +1,117 @@
+"""Guards of speed: ratios within one process, with generous bounds, so that what was gained cannot be lost unseen."""
+
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+from config import RunConfig, TrainConfig, override
+from zoo import artifacts, backends, losses, registry
+from zoo.data.catalogue import Catalogue
+from zoo.data.histories import Histories
+from zoo.data.loaders.sequences import NextItemLoader
+from zoo.data.vocabulary import NUM_SPECIALS, Vocabulary
+from zoo.streaming import Stream
+
+
+def seconds(run, repeats=5):
+    """The best of some runs, after one that compiles."""
+    run()
+    best = np.inf
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def log(lengths, num_items=300):
+    rng = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    item = rng.integers(NUM_SPECIALS, NUM_SPECIALS + num_items, offsets[-1]).astype(np.int32)
+    users = np.arange(NUM_SPECIALS, NUM_SPECIALS + len(lengths), dtype=np.int32)
+    counts = np.bincount(item, minlength=NUM_SPECIALS + num_items)
+    catalogue = Catalogue(
+        Vocabulary(np.arange(len(lengths)), len(lengths)), Vocabulary(np.arange(num_items), num_items), counts
+    )
+    return Histories(users, offsets, item), catalogue
+
+
+def sasrec(catalogue, *knobs):
+    spec = registry.get("sasrec")
+    config = override(spec.preset("base"), ["embedding_dim=32,num_heads=1,relative_bias=false,dropout=0", *knobs])
+    backends.configure(config.train)
+    return config, artifacts.build("sasrec", config, catalogue)
+
+
+class Scores(keras.Model):
+    """An output layer alone."""
+
+    def __init__(self, items, dim, plain):
+        super().__init__()
+        self.table = self.add_weight(shape=(items, dim), initializer="random_normal")
+        self.plain = plain
+        self.built = True
+
+    def call(self, x, training=False):
+        return 1.0 * x
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if self.plain:
+            logits = ops.matmul(y_pred, ops.transpose(self.table))
+            lost = ops.logsumexp(logits, axis=-1) - ops.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
+            return losses.weighted_mean(lost, sample_weight)
+        return losses.softmax_cross_entropy(y_pred, self.table, y, sample_weight)
+
+
+def test_the_output_layer_in_chunks_costs_no_more_than_all_at_once():
+    rows, items, dim = 2_000, 10_000, 32
+    rng = np.random.default_rng(0)
+    batch = (
+        rng.normal(size=(rows, dim)).astype(np.float32),
+        rng.integers(0, items, rows).astype(np.int32),
+        np.ones(rows, np.float32),
+    )
+    taken = {}
+    for plain in (True, False):
+        model = Scores(items, dim, plain)
+        model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=backends.name() == "jax")
+        taken[plain] = seconds(lambda model=model: model.train_on_batch(*batch))
+    assert taken[False] < 1.5 * taken[True], taken
+
+
+def test_packed_rows_cost_their_events():
+    """A few long histories among many short ones: padded to the longest they would be ten times as many slots."""
+    lengths = np.where(np.arange(400) % 20 == 0, 50, 4)
+    histories, catalogue = log(lengths)
+    config, _ = sasrec(catalogue)
+    loader = NextItemLoader(histories, catalogue, config)
+    slots = len(loader) * loader.rows_per_batch * loader.packing.row_length
+    assert slots < 1.5 * (lengths - 1).sum()
+
+
+def test_batches_are_made_without_a_loop_over_users():
+    histories, catalogue = log(np.random.default_rng(1).integers(5, 60, 4_000))
+    config = RunConfig(model=registry.get("sasrec").preset("base").model, train=TrainConfig(batch_size=4_000))
+    loader = NextItemLoader(histories, catalogue, config)
+
+    def loop():
+        rows = []
+        for row in range(len(histories)):
+            history = histories.item[histories.offsets[row] : histories.offsets[row + 1]][-51:]
+            item, target = np.zeros(50, np.int32), np.zeros(50, np.int32)
+            item[: len(history) - 1], target[: len(history) - 1] = history[:-1], history[1:]
+            rows.append((item, target, np.arange(50)))
+        return [np.stack(column) for column in zip(*rows, strict=True)]
+
+    assert 2 * seconds(lambda: loader[0]) < seconds(loop)
+
+
+def test_an_appended_event_costs_less_than_its_history():
+    histories, catalogue = log(np.full(64, 180))
+    _, model = sasrec(catalogue, "max_length=200", "embedding_dim=64")
+    whole = seconds(lambda: model.vectors(histories, batch_size=64), repeats=3)
+    stream = Stream(model, histories)
+    appended = seconds(lambda: stream.append(np.full(64, NUM_SPECIALS)), repeats=3)
+    assert 3 * appended < whole, (appended, whole)
