@@ -6,6 +6,8 @@ Legend: V product tokens, G category tokens, U url tokens, K codes of a name; th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -65,11 +67,12 @@ class BehaviourCatalogue:
         Raises:
             KeyError: an array is missing.
         """
-        known = {
+        known: dict[str, Any] = {
             name: Vocabulary(unpack_ids(name, arrays), int(arrays[f"{name}.num_trained"])) for name in _VOCABULARIES
         }
-        tables = {name: arrays[name] for name in _TABLES}
-        return cls(**known, **tables, **{name: int(arrays[name]) for name in _NUMBERS})
+        known |= {name: arrays[name] for name in _TABLES}
+        known |= {name: int(arrays[name]) for name in _NUMBERS}
+        return cls(**known)
 
     def adapt(self, log: BehaviourLog) -> BehaviourLog:
         """The log in the tokens of this catalogue: `ref` of an event with a product is its token, of a visit the
@@ -101,8 +104,6 @@ def url_hash(ids: np.ndarray) -> np.ndarray:
     if ids.dtype.kind == "i":
         mixed = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         return (mixed >> np.uint64(34)).astype(np.int64)
-    from zlib import crc32
-
     return np.array([crc32(str(value).encode()) >> 2 for value in ids], np.int64)
 
 

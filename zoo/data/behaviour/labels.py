@@ -63,13 +63,13 @@ def tasks(log: BehaviourLog, clients: np.ndarray, windows: Windows, size: int) -
     everyone = np.ones(len(clients), bool)
     bought = [_none_bought(log, clients, *window) for window in (windows.train, windows.validation)]
     result = {
-        "churn": Task("churn", _active(log, clients, windows), *bought),
-        "conversion": Task("conversion", everyone, *bought),
+        "churn": Task("churn", _active(log, clients, windows), bought[0], bought[1]),
+        "conversion": Task("conversion", everyone, bought[0], bought[1]),
     }
     purchases = [log.bought(clients, *window) for window in (windows.train, windows.validation)]
     for name, asked in labels_asked(log, windows, size).items():
         columns = [multi_hot(owner, of(log, name, ref), len(clients), asked.rows) for owner, ref in purchases]
-        result[name] = Task(name, everyone, *columns, asked.popularity)
+        result[name] = Task(name, everyone, columns[0], columns[1], asked.popularity)
     return result
 
 

@@ -14,7 +14,6 @@ import keras
 import numpy as np
 
 from config import RunConfig
-from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
 from zoo.data.vocabulary import UNKNOWN
 
@@ -25,8 +24,8 @@ class Loader(keras.utils.PyDataset, abc.ABC):
     Fit with `shuffle=False` and a callback that calls `set_epoch` at the beginning of each epoch.
 
     Attributes:
-        histories: the training histories.
-        catalogue: of the run.
+        histories: the training histories, or, of logs of behaviour, a `Snapshot` of the clients.
+        catalogue: of the run, a `Catalogue` or a `BehaviourCatalogue`.
         config: of the run.
         rows_per_batch: examples that fill one batch.
         epoch: the epoch whose batches `__getitem__` gives.
@@ -37,7 +36,7 @@ class Loader(keras.utils.PyDataset, abc.ABC):
 
     in_order = False  # whether examples keep their order in every epoch
 
-    def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
+    def __init__(self, histories: Any, catalogue: Any, config: RunConfig):
         super().__init__(workers=config.train.workers)
         self.histories = histories
         self.catalogue = catalogue
@@ -63,11 +62,11 @@ class Loader(keras.utils.PyDataset, abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
+    def inputs(histories: Any, catalogue: Any, model_config: Any) -> dict[str, np.ndarray]:
         """What the model sees of these histories; the same in training, evaluation and serving."""
 
     @staticmethod
-    def anybody() -> Histories:
+    def anybody() -> Any:
         """One history, of one unknown item: enough for a model to make its weights."""
         unknown = np.full(1, UNKNOWN, np.int32)
         return Histories(unknown, np.array([0, 1]), unknown, np.zeros(1, np.int64))

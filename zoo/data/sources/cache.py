@@ -72,7 +72,8 @@ def through(
             _store(found, place, form)
             _delete_old(place.parent)
         except OSError as error:
-            print(f"{found.name}: not cached in {folder} ({error.strerror or error})", file=sys.stderr)
+            name = getattr(found, "name", folder)
+            print(f"{name}: not cached in {folder} ({error.strerror or error})", file=sys.stderr)
             return found
     with contextlib.suppress(OSError):  # a cache that others own
         os.utime(place / WHOLE)

@@ -31,6 +31,7 @@ def read(path: str, data: DataConfig) -> BehaviourLog:
     dataset = online_retail.read(path, data.model_copy(update={"actions": tuple(KIND_OF)}))
     events, action = dataset.events, dataset.events.columns["action"]
     connection = connect(data.cache_dir)
+    assert events.timestamp is not None  # of this layout
     selects = {}
     goods = np.zeros(len(dataset.items), bool)
     for name, kind in KIND_OF.items():

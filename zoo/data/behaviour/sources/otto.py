@@ -23,6 +23,7 @@ def read(path: str, data: DataConfig) -> BehaviourLog:
     dataset = otto.read(path, data)
     events, action = dataset.events, dataset.events.columns["action"]
     connection = connect(data.cache_dir)
+    assert events.timestamp is not None  # of this layout
     selects = {}
     for name, kind in KIND_OF.items():
         if name not in dataset.labels["action"]:

@@ -53,6 +53,7 @@ def write(config: SampleConfig, folder: Path, seed: int = 0) -> None:
 def _events(shop: synthetic.Shop) -> dict[str, pa.Table]:
     """A table of each kind, by the official names and columns."""
     events, tables = shop.events, {}
+    assert events.timestamp is not None
     action = events.columns["action"]
     for shops, kind in KIND_OF.items():
         mine = action == shops
