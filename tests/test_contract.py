@@ -86,6 +86,7 @@ def test_neighbours_in_the_batch_and_padding_change_nothing(trained):
     np.testing.assert_allclose(model.score(together)[:, NUM_SPECIALS:], alone[:, NUM_SPECIALS:], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.once  # what the loaders, which are NumPy's, decide
 def test_training_does_not_see_validation_or_test(trained, tmp_path):
     """Other targets, same training part: the very same model."""
     name, config, prepared, model = trained
@@ -134,6 +135,7 @@ def test_it_learns_what_is_planted(trained, tmp_path):
         assert reached > 1.3 * chance, f"{name} {reached:.3f} against popularity {chance:.3f}"
 
 
+@pytest.mark.once  # what the loaders, which are NumPy's, decide
 def test_it_finds_nothing_in_noise(name, tmp_path):
     config = tiny(name, noise=1.0)
     prepared = prepared_sample(config)

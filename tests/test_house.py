@@ -124,7 +124,8 @@ def test_every_knob_is_read_somewhere():
 
 
 def test_every_model_has_presets_and_a_paper():
-    shared = "".join(path.read_text() for path in [*ROOT.glob("zoo/data/loaders/*.py"), ROOT / "zoo" / "sequential.py"])
+    read = [*ROOT.glob("zoo/data/loaders/*.py"), *ROOT.glob("zoo/data/behaviour/*.py"), ROOT / "zoo" / "sequential.py"]
+    shared = "".join(path.read_text() for path in read)
     for name in registry.list_models():
         spec = registry.get(name)
         assert {"tiny", "base"} <= set(spec.presets), name

@@ -26,6 +26,8 @@ GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = SampleConfig(num_users=120, num_items=50, num_days=40, events_per_user=16, noise=0.1)
 STEPS = 30
 VARIANTS = {
+    # In front of a batch norm a bias has no gradient but rounding, of which Adam makes steps.
+    "behav_e": ("behav_e", ["norm=layer"]),
     "gru4rec_actions": ("gru4rec", ["use_actions=true,query_action=true,action_order=view,cart,buy"]),
     "sasrec_relative": ("sasrec", ["relative_bias=true,num_heads=2,block=original"]),
     "bert4rec_relative": ("bert4rec", ["relative_bias=true"]),
@@ -108,14 +110,14 @@ def measure_stage(model, loader, histories):
     for path, gradient in zip(_names(model), gradients, strict=True):
         result[f"gradient {path}"] = keras.ops.convert_to_numpy(gradient)
     model.compile(optimizer=keras.optimizers.Adam(1e-2), jit_compile=backends.name() == "jax")
-    result["losses"] = np.array([float(model.train_on_batch(*batch)) for batch in batches])
+    result["losses"] = np.array([float(model.train_on_batch(*batch, return_dict=True)["loss"]) for batch in batches])
     for path, variable in _names(model).items():
         result[f"weight {path}"] = keras.ops.convert_to_numpy(variable)
     result["scores after"] = scores(model, histories)
     return result
 
 
-@pytest.mark.parametrize("name", [*registry.list_models(), *VARIANTS])
+@pytest.mark.parametrize("name", dict.fromkeys([*registry.list_models(), *VARIANTS]))
 def test_agrees_with_the_reference(name):
     path = GOLDEN / f"{name}.npz"
     assert path.exists(), f"{path.name} is missing: run python -m tests.test_parity"
@@ -124,11 +126,11 @@ def test_agrees_with_the_reference(name):
         assert set(mine) == set(golden)
         for key, value in mine.items():
             scale = np.abs(golden[key]).max()
-            np.testing.assert_allclose(value, golden[key], rtol=1e-4, atol=1e-4 * scale, err_msg=key)
+            np.testing.assert_allclose(value, golden[key], rtol=1e-4, atol=1e-4 * scale + 1e-8, err_msg=key)
 
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for model_name in sys.argv[1:] or [*registry.list_models(), *VARIANTS]:
+    for model_name in sys.argv[1:] or dict.fromkeys([*registry.list_models(), *VARIANTS]):
         np.savez_compressed(GOLDEN / f"{model_name}.npz", **measure(model_name))
         print(model_name)

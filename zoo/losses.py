@@ -281,3 +281,27 @@ def _softmax_forward(hidden: Any, table: Any, labels: Any, share: Any, bias: Any
         return tuple(results)
 
     return loss, gradient
+
+
+def info_nce(first: Any, second: Any, rows: Any, weights: Any) -> Any:
+    """InfoNCE between two views, both ways (van den Oord et al. 2018; Chen et al. 2020): each row's one view is to find
+    its other among those of the batch. Half of the sum of both `in_batch_softmax`.
+
+    Args:
+        first, second: (B, D) vectors of the views; the logits are their inner products.
+        rows: (B,) what each row is: rows that are the same are no negatives of each other.
+        weights: (B,); a row of weight 0 is no negative either.
+    """
+    scores = ops.cast(ops.matmul(first, ops.transpose(second)), "float32")
+    equal = ops.zeros_like(scores[0])  # every row is as likely to be in a batch
+    there = in_batch_softmax(scores, rows, equal, weights)
+    return (there + in_batch_softmax(ops.transpose(scores), rows, equal, weights)) / 2
+
+
+def gaussian_kl(mean: Any, log_variance: Any, weights: Any) -> Any:
+    """(D,) divergence from N(0, I) of N(mean, variance), per dimension: (mean^2 + variance - 1 - log variance) / 2
+    (Kingma & Welling 2014, appendix B), the mean over rows (B, D) weighted by `weights` (B,)."""
+    mean, log_variance = ops.cast(mean, "float32"), ops.cast(log_variance, "float32")
+    share = ops.cast(weights, "float32") / ops.maximum(ops.sum(ops.cast(weights, "float32")), 1e-12)
+    divergence = (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance) / 2
+    return ops.sum(share[:, None] * divergence, axis=0)

@@ -172,7 +172,8 @@ def _queries(connection: duckdb.DuckDBPyConnection, there: bool, name: str) -> n
     """(Q, K) codes of the distinct queries; makes the table `query_codes`."""
     values = _codes(connection, "query", [f"SELECT DISTINCT ref AS value FROM part_{SEARCH}"] if there else [])
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE query_texts AS SELECT code AS row, CAST(value AS VARCHAR) AS text FROM query_codes"
+        "CREATE OR REPLACE TEMP TABLE query_texts AS "
+        "SELECT code AS row, CAST(value AS VARCHAR) AS text FROM query_codes"
     )
     return _texts(connection, "query_texts", len(values), f"{name}, {KINDS[SEARCH]}")
 
