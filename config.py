@@ -216,8 +216,6 @@ class BehaviourConfig(Section):
     num_labels: int = Field(100, ge=1, description="categories, products or prices that a propensity task asks for")
     min_visits: int = Field(10, ge=1, description="a url with fewer visits is known by its hash alone")
     train_clients: Literal["relevant", "all"] = Field("all", description="whom a model learns from")
-    cut_offs: int = Field(6, ge=1, description="times inside the input at which labels are taken, at most")
-    cut_off_days: int = Field(7, ge=1, description="days between two such times")
 
 
 class JudgeConfig(Section):

@@ -13,7 +13,7 @@ from zoo.data.vocabulary import NUM_SPECIALS
 from zoo.recommender import Recommender
 
 SAMPLE = SampleConfig(num_users=160, num_items=60, num_days=60, events_per_user=16, noise=0.1)
-BEHAVIOUR = BehaviourConfig(window_days=7, cut_offs=3, min_visits=3)
+BEHAVIOUR = BehaviourConfig(window_days=7, min_visits=3)
 NAMES = [name for name in registry.list_models() if registry.get(name).log == "behaviour"]
 
 
