@@ -198,15 +198,17 @@ class PredictConfig(Section):
 
 
 class AtlasConfig(Section):
-    """plot_item_atlas: the map of items."""
+    """plot_item_atlas and plot_client_atlas: the map of items, or of clients."""
 
     projection: Literal["umap", "tsne"] = "umap"
     fit_items: int | None = Field(
         None,
         ge=50,
-        description="items that the map is fitted on, others are put beside these; null: 20,000, tsne 5,000",
+        description="items or clients that the map is fitted on, others are put beside; null: 20,000, tsne 5,000",
     )
-    color_by: str | None = Field(None, description="column of item features that colours; null: category, or the like")
+    color_by: str | None = Field(
+        None, description="column that colours; null: category, or the like; of clients events"
+    )
 
 
 class BehaviourConfig(Section):

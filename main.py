@@ -21,6 +21,7 @@ ACTIONS = {
     "compare_models": "train or load several models and compare them",
     "similar_items": "write the items most like each item, similar_items.json",
     "plot_item_atlas": "draw a map of the items, item_atlas.html and .png",
+    "plot_client_atlas": "draw a map of a behaviour log's clients, client_atlas.html and .png",
     "export_embeddings": "write users' and items' vectors as .npy",
     "evaluate_embeddings": "judge vectors of clients by the tasks of the RecSys Challenge 2025",
     "merge_embeddings": "put vectors of several folders side by side",

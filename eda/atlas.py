@@ -1,14 +1,12 @@
-"""Atlas: a map of the items of a model, as two figures and as a page to walk about in.
+"""Atlas: a map of a model's items or clients, as two figures and as a page to walk about in.
 
-Legend: n items on the map, V tokens, D width.
+Legend: n things on the map, D width.
 """
 
 from __future__ import annotations
 
 import difflib
-import itertools
 import textwrap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +21,10 @@ from matplotlib.lines import Line2D
 
 from config import AtlasConfig, ConfigError
 from eda import atlas_page, style
+from eda.atlas_subjects import POPULARITY, Subject
 from eda.files import save
 from eda.projection import Projection, project
-from zoo.data.catalogue import Catalogue
-from zoo.data.dataset import Dataset
-from zoo.data.vocabulary import NUM_SPECIALS, UNKNOWN
 
-POPULARITY = "events in training"
 COLOURING = ("category", "categories", "genre", "genres", "subcategory", "department", "domain", "type")
 MAX_GROUPS = 18  # colours that can be told apart; the rest is one group
 NUMBER_GROUPS = 8  # of a number: as many items in each
@@ -42,16 +37,16 @@ DRAWN = 100_000  # points of a figure: more are too small to see
 
 @dataclass(frozen=True)
 class Atlas:
-    """A map of n items, in an order drawn at random: the first ones of it are a fair sample.
+    """A map of n things, in an order drawn at random: the first ones of it are a fair sample.
 
     Attributes:
         title: of the map.
         notes: what one has to know to read it, a sentence each.
         ids: (n,) external ids.
         flat, solid: (n, 2) and (n, 3) places within [-1, 1].
-        columns: what is known of each item, by name: (n,) float64 with NaN, or object of str with None.
+        columns: what is known of each, by name: (n,) float64 with NaN, or object of str with None.
         color_by: the column that colours.
-        group: (n,) the colour of each item, a place in `groups`.
+        group: (n,) the colour of each, a place in `groups`.
         groups: their names, the largest first; of a number from low to high.
         colors: of the groups, as #rrggbb.
     """
@@ -68,101 +63,62 @@ class Atlas:
     colors: tuple[str, ...]
 
 
-def draw(
-    vectors: np.ndarray,
-    catalogue: Catalogue,
-    dataset: Dataset,
-    model: str,
-    config: AtlasConfig,
-    seed: int,
-    directory: Path,
-) -> Path:
-    """Writes item_atlas.html, item_atlas_2d.png and item_atlas_3d.png; returns the path of the page.
+def draw(subject: Subject, model: str, config: AtlasConfig, seed: int, directory: Path) -> Path:
+    """Writes item_atlas.html, item_atlas_2d.png and item_atlas_3d.png (or client_...); returns the path of the page.
 
     Args:
-        vectors: (V, D) float32 of the items, by token.
-        catalogue: of the model.
-        dataset: what is known of the items; those it does not know are on the map without features.
-        model: its name.
+        subject: what the map is of.
+        model: the name of whose vectors they are.
         seed: of the projection.
 
     Raises:
         ConfigError: no such column to colour by, a package is missing, or the directory cannot be written.
-        DataError: fewer items than make a map, or vectors that are not finite.
+        DataError: fewer things than make a map, or vectors that are not finite.
     """
-    atlas = chart(vectors, catalogue, dataset, model, config, seed)
-    path = directory / "item_atlas.html"
-    save(figure_2d(atlas), directory / "item_atlas_2d.png")
-    save(figure_3d(atlas), directory / "item_atlas_3d.png")
+    atlas = chart(subject, model, config, seed)
+    path = directory / f"{subject.kind}_atlas.html"
+    save(figure_2d(atlas), directory / f"{subject.kind}_atlas_2d.png")
+    save(figure_3d(atlas), directory / f"{subject.kind}_atlas_3d.png")
     save(atlas_page.render(atlas), path)
     return path
 
 
-def chart(
-    vectors: np.ndarray, catalogue: Catalogue, dataset: Dataset, model: str, config: AtlasConfig, seed: int
-) -> Atlas:
-    """Where the items lie, what is known of them, and how they are coloured. Arguments as in `draw`."""
-    tokens = np.flatnonzero((vectors != 0).any(axis=1))
-    tokens = np.random.default_rng(seed).permutation(tokens[tokens >= NUM_SPECIALS])
-    columns, first_labels = _columns(catalogue, dataset, tokens)
-    color_by = _color_by(columns, config.color_by)
-    group, groups, colors = _grouped(first_labels.get(color_by, columns[color_by]))
+def chart(subject: Subject, model: str, config: AtlasConfig, seed: int) -> Atlas:
+    """Where the things lie, what is known of them, and how they are coloured. Arguments as in `draw`."""
+    subject = subject.take(np.random.default_rng(seed).permutation(len(subject.ids)))
+    columns, kinds = subject.columns, f"{subject.kind}s"
+    color_by = _color_by(subject, config.color_by)
+    group, groups, colors = _grouped(subject.first_labels.get(color_by, columns[color_by]))
     fit_items = config.fit_items or FIT_ITEMS[config.projection]
-    projection = project(vectors[tokens], config.projection, fit_items, seed)
+    projection = project(subject.vectors, config.projection, fit_items, seed)
     method = {"umap": "UMAP", "tsne": "t-SNE"}[config.projection]
     notes = [
-        f"Items with similar vectors in {model} lie together ({method}); how far groups lie apart says little.",
-        *_thinned(projection, len(tokens), method),
+        f"{kinds.capitalize()} with similar vectors in {model} lie together ({method}); how far groups lie apart says "
+        "little.",
+        *_thinned(projection, len(subject.ids), method, kinds),
+        *subject.notes,
     ]
-    without = len(catalogue.items.ids) - len(tokens)
-    if without:
-        notes.append(f"{without:,} items of which the model learned nothing are left out.")
     if columns[color_by].dtype == object:
-        notes.insert(0, _purity(projection, group, groups, color_by))
-    title = f"{dataset.name}: {len(tokens):,} items, coloured by {color_by}"
-    ids = catalogue.items.decode(tokens)
-    return Atlas(title, tuple(notes), ids, projection.flat, projection.solid, columns, color_by, group, groups, colors)
+        notes.insert(0, _purity(projection, group, groups, color_by, kinds))
+    if told := _told(projection, columns):
+        notes.insert(0, f"What the {told[0]} nearest {kinds} tell (rank correlation): {told[1]}.")
+    title = f"{subject.data}: {len(subject.ids):,} {kinds}, coloured by {color_by}"
+    return Atlas(
+        title, tuple(notes), subject.ids, projection.flat, projection.solid, columns, color_by, group, groups, colors
+    )
 
 
-def _columns(
-    catalogue: Catalogue, dataset: Dataset, tokens: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What is known of the items, a column each: their features as they came in, and how often they were trained on;
-    and of columns with several labels an item, the first one."""
-    found = catalogue.items.encode(dataset.items.ids)
-    row = np.full(catalogue.items.size, -1)
-    row[found] = np.arange(len(found))
-    row[UNKNOWN] = -1
-    rows = row[tokens]
-    columns: dict[str, np.ndarray] = {}
-    first_labels: dict[str, np.ndarray] = {}
-    for name, values in dataset.items.columns.items():
-        if values.ndim > 1:  # codes of a text say nothing to a person
-            continue
-        if values.dtype.kind in "fiub":
-            columns[name] = np.where(rows < 0, np.nan, values.astype(np.float64)[rows])
-        else:
-            own = [None if lost else value for value, lost in zip(values[rows].tolist(), rows < 0, strict=True)]
-            columns[name] = _texts(", ".join(map(str, v)) if isinstance(v, list) else v for v in own)
-            if any(isinstance(value, list) for value in own):
-                first_labels[name] = _texts(v[0] if isinstance(v, list) and v else v or None for v in own)
-    columns[POPULARITY] = catalogue.item_counts[tokens].astype(np.float64)
-    return columns, first_labels
-
-
-def _texts(values: Iterable[Any]) -> np.ndarray:
-    """(n,) object: each value as a text, None where there is none."""
-    return np.array([*(None if value is None or value == "" else str(value) for value in values), None], object)[:-1]
-
-
-def _color_by(columns: dict[str, np.ndarray], wanted: str | None) -> str:
+def _color_by(subject: Subject, wanted: str | None) -> str:
     """The column that colours: the wanted one; or the one named like a category; or the text with the fewest values."""
+    columns = subject.columns
     if wanted is not None:
         if wanted not in columns:
             close = difflib.get_close_matches(wanted, columns, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(repr(name) for name in columns)
-            raise ConfigError(f"atlas.color_by={wanted}: items have no such column; {hint}")
+            raise ConfigError(f"atlas.color_by={wanted}: {subject.kind}s have no such column; {hint}")
         return wanted
+    if subject.color_by is not None:
+        return subject.color_by
     texts = {name: pd.Series(values).nunique() for name, values in columns.items() if values.dtype == object}
     named = sorted(
         (name for name in texts if name.lower() in COLOURING), key=lambda name: COLOURING.index(name.lower())
@@ -206,7 +162,12 @@ def _grouped_numbers(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], t
         lows, groups = distinct, [f"{value:.6g}" for value in distinct]
     else:
         cuts = np.unique(np.quantile(values[known], np.linspace(0, 1, NUMBER_GROUPS + 1)))
-        lows, groups = cuts[:-1], [f"{low:.6g} – {high:.6g}" for low, high in itertools.pairwise(cuts)]
+        step = 0.0
+        if (distinct == np.rint(distinct)).all():  # of whole numbers, the next group begins one above
+            cuts, step = np.unique(np.ceil(cuts)), 1.0
+        ends = np.append(cuts[1:-1] - step, cuts[-1])
+        pairs = zip(cuts[:-1], ends, strict=True)
+        lows, groups = cuts[:-1], [f"{low:.6g} – {end:.6g}" if end > low else f"{low:.6g}" for low, end in pairs]
     group = np.where(known, np.searchsorted(lows[1:], np.where(known, values, 0), "right"), len(groups))
     colors = [to_hex(colormaps["viridis"](share)) for share in np.linspace(0, 0.95, len(groups))]
     if not known.all():
@@ -215,25 +176,38 @@ def _grouped_numbers(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], t
     return group.astype(np.uint8), tuple(groups), tuple(colors)
 
 
-def _purity(projection: Projection, group: np.ndarray, groups: tuple[str, ...], color_by: str) -> str:
-    """How much of what lies near an item shares its colour, counted among the vectors, not on the map."""
+def _purity(projection: Projection, group: np.ndarray, groups: tuple[str, ...], color_by: str, kinds: str) -> str:
+    """How much of what lies near a thing shares its colour, counted among the vectors, not on the map."""
     mine = group[projection.fitted]
     nearest = projection.nearest[:, :LOOKED_AT]
     share = float((group[nearest] == mine[:, None]).mean())
     sizes = np.bincount(mine, minlength=len(groups))
     chance = float((sizes * (sizes - 1)).sum() / max(len(mine) * (len(mine) - 1), 1))
-    return (
-        f"Of the {nearest.shape[1]} items nearest to an item {share:.0%} share its {color_by}; by chance {chance:.0%} "
-        "would."
-    )
+    return f"Of the {nearest.shape[1]} nearest {kinds} {share:.0%} share the {color_by}; by chance {chance:.0%} would."
 
 
-def _thinned(projection: Projection, count: int, method: str) -> list[str]:
+def _told(projection: Projection, columns: dict[str, np.ndarray]) -> tuple[int, str] | None:
+    """How well the mean of a thing's nearest tells its own number, of each column of numbers; None: there is none."""
+    nearest = projection.nearest[:, :LOOKED_AT]
+    found = []
+    for name, values in columns.items():
+        if values.dtype == object:
+            continue
+        rank = pd.Series(values[projection.fitted]).rank().to_numpy()
+        around = pd.Series(rank[nearest].mean(axis=1)).rank().to_numpy()
+        known = np.isfinite(rank) & np.isfinite(around)
+        if known.any() and np.ptp(rank[known]) and np.ptp(around[known]):
+            found.append(f"{name} {np.corrcoef(rank[known], around[known])[0, 1]:.2f}")
+    return (nearest.shape[1], ", ".join(found)) if found else None
+
+
+def _thinned(projection: Projection, count: int, method: str, kinds: str) -> list[str]:
     fitted = len(projection.fitted)
     if fitted == count:
         return []
     return [
-        f"{method} was fitted on {fitted:,} items drawn at random; each other lies beside the fitted one nearest to it."
+        f"{method} was fitted on {fitted:,} {kinds} drawn at random; each other lies beside the fitted one nearest to "
+        "it."
     ]
 
 
@@ -274,7 +248,7 @@ def _canvas(
     atlas: Atlas, height: float, projection: Literal["rectilinear", "3d"] = "rectilinear"
 ) -> tuple[Figure, Axes]:
     """A figure with title, notes and legend around a map of MAP_WIDTH x `height` inches."""
-    drawn = f" {DRAWN:,} of the items are drawn." if len(atlas.ids) > DRAWN else ""
+    drawn = f" {DRAWN:,} of them are drawn." if len(atlas.ids) > DRAWN else ""
     notes = textwrap.wrap(style.plain(" ".join(atlas.notes) + drawn), 165)
     head = 0.5 + 0.17 * len(notes)  # inches of title and notes
     width, total = MAP_WIDTH + 2.6, head + height + 0.1

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 import main
-from config import AtlasConfig, ConfigError
-from eda import atlas, atlas_page, projection
+from config import AtlasConfig, ConfigError, SampleConfig
+from eda import atlas, atlas_page, atlas_subjects, projection
+from zoo import artifacts
+from zoo.data.behaviour.log import DAY, KINDS
+from zoo.data.behaviour.sources import sample
 from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError, Dataset, Entities, Events
 from zoo.data.vocabulary import NUM_SPECIALS, Vocabulary
@@ -57,7 +60,7 @@ def shop(count=60, seed=0, name="shop", **columns):
 
 
 def chart(vectors, catalogue, dataset, _=None, **knobs):
-    return atlas.chart(vectors, catalogue, dataset, "item2vec", AtlasConfig(**knobs), 0)
+    return atlas.chart(atlas_subjects.items(vectors, catalogue, dataset), "item2vec", AtlasConfig(**knobs), 0)
 
 
 def read(page):
@@ -155,7 +158,10 @@ def test_every_item_is_on_the_map_with_what_is_known_of_it():
         assert np.isnan(price) if i == 0 else price == round(0.1 * i, 2)
         assert made.columns[atlas.POPULARITY][at] == i
     assert made.color_by == "category" and len(set(made.colors)) == len(made.groups) == 6
-    assert re.match(r"Of the 5 items nearest to an item 100% share its category; by chance \d+% would", made.notes[0])
+    assert re.match(
+        r"What the 5 nearest items tell \(rank correlation\): .*events in training -?\d.\d\d", made.notes[0]
+    )
+    assert re.match(r"Of the 5 nearest items 100% share the category; by chance \d+% would", made.notes[1])
 
 
 def test_items_without_a_vector_are_left_out_and_unknown_ones_have_no_features():
@@ -297,3 +303,32 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert "item_atlas.html" in capsys.readouterr().out
     assert main.main(["plot_item_atlas", "--run-dir", "run", "--override", "color_by=colour"]) == 2
     assert "atlas.color_by=colour" in capsys.readouterr().err
+
+
+def test_the_command_line_draws_clients(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = "sample.num_users=80,sample.num_items=40,sample.num_days=60,sample.events_per_user=12"
+    options = ["--model", "client_stats", "--run-dir", "run", "--override", small]
+    assert main.main(["train_validation_model", *options]) == 0
+    assert main.main(["plot_client_atlas", "--run-dir", "run"]) == 0
+    run = tmp_path / "run"
+    page = (run / "client_atlas.html").read_text()
+    header, arrays = read(page)
+    log = sample.read(SampleConfig(num_users=80, num_items=40, num_days=60, events_per_user=12))
+    assert sorted(header["ids"]) == sorted(map(str, log.asked["relevant_clients"]))
+    names = [column["name"] for column in header["columns"]]
+    assert names[0] == header["color_by"] == "events" and names[1:6] == list(KINDS) and names[-1] == "buys next"
+    counts = {name: arrays[f"column {names.index(name)}"] for name in names[:6]}
+    np.testing.assert_array_equal(counts["events"], sum(counts[name] for name in KINDS))
+    cut = artifacts.read_info(run)["cut"]
+    known = log.at(cut, log.rows(np.array([int(client) for client in header["ids"]]), "ids"))
+    np.testing.assert_array_equal(counts["events"], known.lengths)
+    ago = arrays[f"column {names.index('expected action time, days ago')}"]
+    for row in range(10):
+        times = log.time[known.first[row] : known.last[row]]
+        np.testing.assert_allclose(ago[row], np.mean((cut - times) / DAY) if len(times) else np.nan)
+    assert "clients tell (rank correlation): events 0." in page
+    assert (run / "client_atlas_3d.png").read_bytes()[:4] == b"\x89PNG"
+    assert "client_atlas.html" in capsys.readouterr().out
+    assert main.main(["plot_item_atlas", "--run-dir", "run"]) == 2
+    assert "plot_client_atlas" in capsys.readouterr().err

@@ -102,7 +102,9 @@ def test_equals_the_reference(knobs):
 
 
 def test_buckets_are_of_the_logarithm():
-    apart = np.array([[0, 1, 2, 3, 60, 3600, 86_400, 2**31 - 1]], np.int32)
+    edges = np.exp(0.301 * np.arange(1, 72)).astype(np.int64)  # the last second of each bucket, where rounding shows
+    seconds = np.unique(np.concatenate([[0, 60, 3600, 86_400, 2**31 - 1], edges, edges + 1]))
+    apart = seconds[None].astype(np.int32)
     found = ops.convert_to_numpy(time_buckets(np.zeros((1, 1), np.int32), apart))[0, :, 0]
     assert found.tolist() == [int(np.log(max(seconds, 1)) / 0.301) for seconds in apart[0].tolist()]
     backwards = ops.convert_to_numpy(time_buckets(apart, np.zeros((1, 1), np.int32)))[0, 0]

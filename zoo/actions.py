@@ -167,12 +167,23 @@ def similar_items(options: Namespace) -> None:
 
 def plot_item_atlas(options: Namespace) -> None:
     """A map of the items by their vectors: a page to walk about in, item_atlas.html, and two figures."""
+    from eda import atlas_subjects
     from eda.atlas import draw
 
     run, config = _load_run(options)
-    vectors = run.item_vectors()
-    page = draw(vectors, run.catalogue, _read(config), run.name, config.atlas, config.seed, run_dir(options))
+    if of_behaviour(run.name):
+        raise ConfigError(f"{run.name} learns from behaviour: plot_client_atlas draws its clients")
+    subject = atlas_subjects.items(run.item_vectors(), run.catalogue, _read(config))
+    page = draw(subject, run.name, config.atlas, config.seed, run_dir(options))
     print(f"atlas: {page}, item_atlas_2d.png and item_atlas_3d.png")
+
+
+def plot_client_atlas(options: Namespace) -> None:
+    """A map of the clients of a log of behaviour by their vectors: client_atlas.html, and two figures."""
+    run, config = _load_run(options)
+    if not of_behaviour(run.name):
+        raise ConfigError(f"{run.name} learns from interactions: plot_item_atlas draws its items")
+    behaviour.draw_clients(run, config, run_dir(options))
 
 
 def export_embeddings(options: Namespace) -> None:
@@ -227,6 +238,7 @@ ACTIONS = {
         compare_models,
         similar_items,
         plot_item_atlas,
+        plot_client_atlas,
         export_embeddings,
         evaluate_embeddings,
         merge_embeddings,

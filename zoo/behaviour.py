@@ -123,6 +123,17 @@ def export(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     print(f"embeddings of {len(rows):,} clients: {directory}")
 
 
+def draw_clients(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
+    """A map of the clients whom the log's owner asks for."""
+    from eda import atlas_subjects
+    from eda.atlas import draw
+
+    prepared = _as_trained(run, config)
+    subject = atlas_subjects.clients(run.model.vectors(prepared.everyone()), prepared)
+    page = draw(subject, run.name, config.atlas, config.seed, directory)
+    print(f"atlas: {page}, client_atlas_2d.png and client_atlas_3d.png")
+
+
 def judge_folders(config: RunConfig, directory: Path) -> None:
     """Judges folders of client_ids.npy and embeddings.npy by the six tasks of the challenge."""
     folders = _folders(config)
@@ -208,5 +219,7 @@ def _train(
 def _as_trained(run: artifacts.Run, config: RunConfig) -> BehaviourPrepared:
     """The log of `config`, cut where the run's training was cut; a production run's where the log ends."""
     log = _read(config)
-    cut = log.end if run.trained_on_everything else int(run.info["cut"])
-    return prepare_as(log, run.catalogue, cut)
+    if run.trained_on_everything:
+        return prepare_as(log, run.catalogue, log.end)
+    cut, targets = int(run.info["cut"]), official(log, config.behaviour.window_days)
+    return prepare_as(log, run.catalogue, cut, targets if targets.start == cut else None)

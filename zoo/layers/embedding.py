@@ -101,3 +101,7 @@ class IndexEmbedding(keras.layers.Layer):
 
     def call(self, index: Any) -> Any:
         return ops.cast(ops.take(backends.dense_gradient(self.table), index, axis=0), self.compute_dtype)
+
+    def rows(self) -> Any:
+        """(size, D) the whole table."""
+        return ops.cast(backends.dense_gradient(self.table), self.compute_dtype)

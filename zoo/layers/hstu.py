@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from zoo import backends
@@ -20,11 +21,25 @@ BUCKET_WIDTH = 0.301  # of the natural logarithm of seconds: ten years reach buc
 HIDDEN = -1e4  # logit of what may not be seen: its sigmoid is zero in every precision
 
 
+# First second of each bucket that int32 seconds reach, and their end.
+_REACHED = int(np.log(np.iinfo(np.int32).max) / BUCKET_WIDTH)
+EDGES = np.append(np.ceil(np.exp(np.arange(_REACHED + 1) * BUCKET_WIDTH)), np.iinfo(np.int32).max).astype(np.int32)
+
+
+def log_buckets(seconds: Any) -> Any:
+    """int32 logarithmic bucket of each of these int32 numbers of seconds; of those below 1 it is 0.
+
+    Logarithms differ between backends in their last bit, which decides where a time lies near an edge: a bucket is
+    estimated from below and put right by comparing integers.
+    """
+    seconds = ops.clip(seconds, 1, int(EDGES[-1]) - 1)
+    below = ops.cast(ops.maximum(ops.log(ops.cast(seconds, "float32")) / BUCKET_WIDTH - 1e-3, 0.0), "int32")
+    return below + ops.cast(seconds >= ops.take(EDGES, below + 1), "int32")
+
+
 def time_buckets(time: Any, next_time: Any) -> Any:
     """(R, M, L) int32 logarithmic bucket of |next_time_i - time_j|, from seconds (R, L) and (R, M)."""
-    apart = ops.absolute(next_time[:, :, None] - time[:, None, :])
-    width = ops.log(ops.cast(ops.maximum(apart, 1), "float32")) / BUCKET_WIDTH
-    return ops.minimum(ops.cast(width, "int32"), NUM_BUCKETS - 1)
+    return log_buckets(ops.absolute(next_time[:, :, None] - time[:, None, :]))
 
 
 class RelativeBias(keras.layers.Layer):
@@ -33,33 +48,37 @@ class RelativeBias(keras.layers.Layer):
     Args:
         max_length: distances go from 0 to this.
         use_time: learn the buckets too.
+        num_heads: G, of which each has numbers of its own; 1: all heads share them.
     """
 
-    def __init__(self, max_length: int, use_time: bool, **kwargs: Any):
+    def __init__(self, max_length: int, use_time: bool, num_heads: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
-        self.by_distance = DistanceBias(max_length, name="by_distance")
+        self.by_distance = DistanceBias(max_length, num_heads, name="by_distance")
         self.use_time = use_time
+        self.num_heads = num_heads
 
     def build(self, *shapes: Any) -> None:
         """Creates the numbers of the buckets."""
         self.by_time = None
         if self.use_time:
             start = keras.initializers.RandomNormal(stddev=0.02)
-            self.by_time = self.add_weight(shape=(1, NUM_BUCKETS), initializer=start, name="by_time")
+            self.by_time = self.add_weight(shape=(self.num_heads, NUM_BUCKETS), initializer=start, name="by_time")
 
     def call(self, seen: Any, distance: Any, bucket: Any = None) -> Any:
-        """(R, M, L) -> (R, 1, M, L).
+        """(R, M, L) -> (R, G, M, L).
 
         Args:
             seen: (R, M, L) bool: whether event i sees event j.
             distance: (M, L) or (R, M, L) how many events j lies before i; whatever where it is not seen.
             bucket: (R, M, L) of the time between them; None where the events bear no time: all is bucket 0.
         """
-        bias = self.by_distance(distance)  # (R or none, 1, M, L)
+        bias = self.by_distance(distance)  # (R or none, G, M, L)
         if self.use_time:
-            index = ops.zeros((1, 1), "int32") if bucket is None else bucket
-            numbers = ops.take(backends.dense_gradient(self.by_time)[0], index)
-            bias = bias + ops.cast(numbers, self.compute_dtype)[..., None, :, :]
+            index = (ops.zeros((1, 1), "int32") if bucket is None else bucket)[..., None, :, :]
+            if self.num_heads > 1:
+                index = index + ops.arange(self.num_heads, dtype="int32")[:, None, None] * NUM_BUCKETS
+            numbers = ops.take(ops.reshape(backends.dense_gradient(self.by_time), (-1,)), index)
+            bias = bias + ops.cast(numbers, self.compute_dtype)
         return ops.where(seen[:, None], bias, HIDDEN)
 
 
@@ -76,6 +95,7 @@ class HSTUBlock(keras.layers.Layer):
         max_length: N, and the largest distance between events that the bias knows.
         use_time: bias by time too.
         dropout: of what W is applied to.
+        per_head: each head has a bias of its own; the published code's heads share one.
     """
 
     def __init__(
@@ -87,12 +107,13 @@ class HSTUBlock(keras.layers.Layer):
         max_length: int,
         use_time: bool,
         dropout: float = 0.0,
+        per_head: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_heads, self.query_dim, self.value_dim = num_heads, query_dim, value_dim
         self.divisor = max_length
-        self.bias = RelativeBias(max_length, use_time, name="bias")
+        self.bias = RelativeBias(max_length, use_time, num_heads if per_head else 1, name="bias")
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, name="input_norm")
         self.mixed_norm = keras.layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, name="mixed_norm")
         self.gate_value_query_key = keras.layers.Dense(

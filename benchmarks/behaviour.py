@@ -1,0 +1,155 @@
+"""What vectors of clients are worth: BEHAV-E, UBT, statistics and their merges, judged by the six tasks.
+
+    python -m benchmarks.behaviour sample CLIENTS [--seeds 3] [--probe thin]      the built-in generator
+    python -m benchmarks.behaviour FILE [--days 28] [--seeds 3] [--probe thin]    a log of behaviour, e.g. Online Retail
+
+Each entry is trained on what lies before two windows of targets; a probe learns from the first window and is measured
+on the second. Rows are means over seeds (of the data, too, with `sample`). `rfm` is logistic regression on recency,
+frequency and money (price buckets) with their squares, fitted by Newton's method, in place of vectors and probe.
+Results are kept after each seed; a call goes on where one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import RESULTS, write_record
+from config import BehaviourConfig, DataConfig, JudgeConfig, SampleConfig, override
+from zoo import artifacts, backends, judging, merging, registry, training
+from zoo.behaviour import Validation, held_out
+from zoo.data.behaviour import labels, sources
+from zoo.data.behaviour.log import BUY, DAY
+from zoo.data.behaviour.prepared import BehaviourPrepared, prepare
+from zoo.request import Request
+
+ENTRIES = {  # name: (model, preset)
+    "behav_e": ("behav_e", "base"),
+    "behav_e one cycle": ("behav_e", "base-one-cycle"),
+    "ubt": ("ubt", "base"),
+    "stats": ("client_stats", "base"),
+}
+MERGES = {
+    "behav_e merged": ("behav_e", "behav_e one cycle"),
+    "behav_e + ubt + stats": ("behav_e", "behav_e one cycle", "ubt", "stats"),
+}
+
+
+def vectors(name: str, preset: str, prepared: BehaviourPrepared, seed: int, folder: Path) -> tuple[np.ndarray, float]:
+    """(vectors of the clients asked for, seconds of training)."""
+    spec = registry.get(name)
+    config = override(spec.preset(preset), [f"seed={seed}"])
+    backends.configure(config.train)
+    backends.seed(seed)
+    model: Any = artifacts.build(name, config, prepared.catalogue)
+    seconds = 0.0
+    if spec.stages:
+        learned, others = held_out(prepared, seed)
+        watch = Validation(others, Request(name, name, preset, config, folder, False))
+        seconds = training.fit(model, spec, learned, config, folder, [watch]).seconds
+    else:
+        model.adapt(prepared.train)
+    return model.vectors(prepared.everyone()), seconds
+
+
+def rfm(prepared: BehaviourPrepared, tasks: dict[str, labels.Task]) -> dict[str, dict[str, float]]:
+    """Scores of logistic regression, by task."""
+    assert prepared.windows is not None
+    log, clients = prepared.log, prepared.log.relevant()
+    known = log.at(prepared.windows.start, clients)
+    index, owner = known.events()
+    bought = log.kind[index] == BUY
+    index, owner = index[bought], owner[bought]
+    count = np.bincount(owner, minlength=len(clients))
+    last = np.full(len(clients), log.time.min())
+    np.maximum.at(last, owner, log.time[index])
+    money = np.bincount(owner, np.maximum(log.products.price[log.ref[index]], 0), len(clients))
+    recency = np.log1p((prepared.windows.start - last) / DAY)
+    columns = np.stack([recency, np.log1p(count), np.log1p(money)], axis=1)
+    columns = np.concatenate([columns, columns**2], axis=1)
+    columns = (columns - columns.mean(axis=0)) / (columns.std(axis=0) + 1e-9)
+    x = np.concatenate([columns, np.ones((len(columns), 1))], axis=1)
+    scores = {}
+    for name, task in tasks.items():
+        rows = task.clients
+        logits = np.stack([x[rows] @ logistic(x[rows], y) for y in task.train[rows].T], axis=1)
+        scores[name] = judging.score(task, logits.astype(np.float32))
+    return scores
+
+
+def logistic(x: np.ndarray, y: np.ndarray, penalty: float = 1.0) -> np.ndarray:
+    """(D,) weights of logistic regression with a ridge of `penalty`, by Newton's method."""
+    weights = np.zeros(x.shape[1])
+    for _ in range(25):
+        share = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        gradient = x.T @ (share - y) + penalty * weights
+        curvature = (x * (share * (1 - share))[:, None]).T @ x + penalty * np.eye(x.shape[1])
+        step = np.linalg.solve(curvature, gradient)
+        weights -= step
+        if np.abs(step).max() < 1e-6:
+            break
+    return weights
+
+
+def measure(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, Any]:
+    """One seed: the table of all entries."""
+    behaviour = BehaviourConfig(window_days=options.days)
+    if options.data == "sample":
+        # Little noise, so that new products come until the end of the log, and with them a task of new products.
+        sample = SampleConfig(num_users=options.clients, num_items=options.clients // 5 + 200, num_days=140, noise=0.05)
+        log = sources.load(DataConfig(), sample, seed)
+    else:
+        log = sources.load(DataConfig(path=options.data), SampleConfig())
+    prepared = prepare(log, behaviour)
+    assert prepared.windows is not None
+    print(log.summary(), prepared.windows.summary(), sep="\n", flush=True)
+    rows = log.relevant()
+    ids, found, seconds = log.clients[rows], {}, {}
+    for title, (name, preset) in ENTRIES.items():
+        found[title], seconds[title] = vectors(name, preset, prepared, seed, folder / title.replace(" ", "_"))
+        print(f"{title}: {found[title].shape[1]} numbers, trained in {seconds[title]:.0f} s", flush=True)
+    entries = {title: (ids, array) for title, array in found.items() if title != "stats"}
+    for title, parts in MERGES.items():
+        entries[title] = (ids, merging.merge([(ids, found[part]) for part in parts], ids))
+    config = JudgeConfig(probe=options.probe)
+    table = judging.judge(log, prepared.windows, rows, entries, config, behaviour.num_labels, seed)
+    result = {"rows": table.rows, "paired": table.paired, "notes": table.notes, "seconds": seconds}
+    if options.data != "sample":
+        tasks = labels.tasks(log, rows, prepared.windows, behaviour.num_labels)
+        measured = set(table.rows["stats"]["tasks"])
+        own = rfm(prepared, {name: task for name, task in tasks.items() if name in measured})
+        table.rows["rfm"] = {"tasks": own, "mean": float(np.mean([one["score"] for one in own.values()]))}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("clients", type=int, nargs="?", default=2000)
+    parser.add_argument("--days", type=int, default=14)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--probe", default="thin", choices=("thin", "full"))
+    options = parser.parse_args()
+    name = f"sample_{options.clients}" if options.data == "sample" else Path(options.data).name.partition(".")[0]
+    title = f"behaviour_{name}_{options.probe}"
+    path = RESULTS / f"{title}.json"
+    results: dict[str, Any] = json.loads(path.read_text())["results"]["seeds"] if path.exists() else {}
+    for seed in range(options.seeds):
+        if str(seed) not in results:
+            results[str(seed)] = measure(options, seed, Path("runs") / "quality" / f"{title}_{seed}")
+            write_record(title, {"seeds": results}, ("numpy", "keras", backends.name()))
+    measured = [results[str(seed)]["rows"] for seed in range(options.seeds)]
+    tasks = [task for task in labels.TASKS if all(task in rows["stats"]["tasks"] for rows in measured)]
+    print(f"{'':<26}" + "".join(f"{task.removeprefix('propensity_'):>12}" for task in tasks) + f"{'mean':>9}{'±':>7}")
+    for entry in measured[0]:
+        numbers = np.array([[rows[entry]["tasks"][task]["score"] for task in tasks] for rows in measured])
+        means = "".join(f"{value:>12.4f}" for value in numbers.mean(axis=0))
+        print(f"{entry:<26}{means}{numbers.mean():>9.4f}{numbers.mean(axis=1).std():>7.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,460 @@
+"""UBT: what it sees, what it does not, and that it learns each of its tasks."""
+
+from dataclasses import replace
+from functools import cache
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from config import BehaviourConfig, ConfigError, SampleConfig, override
+from tests.behaviour_logs import faithful_log, random_log
+from tests.behaviour_logs import prepared as prepare_random
+from tests.test_parity import set_numpy_weights
+from zoo import artifacts, backends, registry, task_losses, training
+from zoo.data.behaviour.log import DAY, SEARCH, VISIT, WITH_PRODUCT
+from zoo.data.behaviour.prepared import prepare, prepare_as
+from zoo.data.behaviour.sources import sample
+from zoo.data.loaders.behaviour_sequences import BehaviourSequenceLoader
+from zoo.data.vocabulary import NUM_SPECIALS
+from zoo.judge_metrics import auroc
+from zoo.models.ubt import TASKS, read_task_weights
+
+SPEC = registry.get("ubt")
+SAMPLE = SampleConfig(num_users=240, num_items=90, num_days=60, events_per_user=24)
+
+
+@cache
+def prepared():
+    return prepare_random()
+
+
+@cache
+def shop():
+    return prepare(sample.read(SAMPLE), BehaviourConfig())
+
+
+def build(*knobs, data=None, weights=True, preset="tiny"):
+    """(run's config, model) with weights that no training made, large enough for everything to show."""
+    config = override(SPEC.preset(preset), list(knobs))
+    backends.seed(0)
+    model = artifacts.build("ubt", config, (prepared() if data is None else data).catalogue)
+    if weights:
+        set_numpy_weights(model)
+    return config, model
+
+
+def vectors(model, data=None, rows=None, shift=0):
+    data = prepared() if data is None else data
+    return model.vectors(data.tokens.at(data.cut + shift, rows))
+
+
+STACKS = pytest.mark.parametrize("stack", ["hstu", "transformer"])
+
+
+# ------------------------------------------------------------------------------------------ what it sees
+
+
+@STACKS
+def test_products_with_other_words_give_other_vectors(stack):
+    """Which the original could not: two products alike in all but their names."""
+    data = prepared()
+    _, model = build(f"stack={stack}")
+    token = NUM_SPECIALS
+    rows = model.products.tables["names"]
+    tables = {name: ops.convert_to_numpy(table).copy() for name, table in model.products.tables.items()}
+    events = one_event(data, kind=0, ref=token)
+    before = model.vectors(events)
+    other = tables["names"].copy()
+    other[token, :3] = [1, 1 + data.catalogue.num_codes + 2, -1]
+    assert not np.array_equal(other[token], tables["names"][token])
+    rows.assign(other)
+    assert np.abs(model.vectors(events) - before).max() > 1e-3
+    rows.assign(tables["names"])
+    np.testing.assert_array_equal(model.vectors(events), before)
+
+
+def one_event(data, kind, ref):
+    """A client who did one thing, a day before the cut-off."""
+    log = replace(
+        data.tokens,
+        clients=np.zeros(1, np.int64),
+        offsets=np.array([0, 1]),
+        kind=np.array([kind], np.int8),
+        time=np.array([data.cut - DAY]),
+        ref=np.array([ref], np.int32),
+    )
+    return log.at(data.cut)
+
+
+@STACKS
+@pytest.mark.parametrize("few", [True, False])
+def test_all_seven_families_are_alive(stack, few):
+    data = prepared()
+    _, model = build(f"stack={stack}", f"num_candidates={8192 if few else 4}")
+    log = data.tokens
+    client = int(np.argmax(data.train.lengths))
+    snapshot = log.at(data.cut, data.train.client[[client]])
+    before = model.vectors(snapshot)
+    index, _ = snapshot.recent(model.config.max_length).events()
+    for kind in (VISIT, SEARCH):
+        event = index[log.kind[index] == kind][-1]
+        ref = log.ref.copy()
+        ref[event] = next(other for other in ref[log.kind == kind] if other != ref[event])
+        changed = replace(log, ref=ref).at(data.cut, snapshot.client)
+        assert np.abs(model.vectors(changed) - before).max() > 1e-4, kind
+    event = index[log.kind[index] <= max(WITH_PRODUCT)][-1]
+    token = log.ref[event]
+    kinds = log.kind.copy()
+    kinds[event] = (kinds[event] + 1) % 3
+    assert np.abs(model.vectors(replace(log, kind=kinds).at(data.cut, snapshot.client)) - before).max() > 1e-4
+    for table in (*model.products.tables.values(), model.products.item.index):
+        old = ops.convert_to_numpy(table).copy()
+        new = old.copy()
+        new[token] = next(row for row in old[NUM_SPECIALS:] if not np.array_equal(row, old[token]))
+        table.assign(new)
+        assert np.abs(model.vectors(snapshot) - before).max() > 1e-4, table.path
+        table.assign(old)
+
+
+def test_a_query_and_an_unknown_page_are_seen_by_their_codes():
+    data = prepared()
+    _, model = build()
+    one, two = (model.vectors(one_event(data, SEARCH, ref)) for ref in (0, 1))
+    assert not np.array_equal(data.tokens.queries[0], data.tokens.queries[1])
+    assert np.abs(one - two).max() > 1e-3
+    pages = [model.vectors(one_event(data, VISIT, ref)) for ref in (NUM_SPECIALS, -1, -2)]
+    assert np.abs(pages[0] - pages[1]).max() > 1e-3 and np.abs(pages[1] - pages[2]).max() > 1e-3
+
+
+@STACKS
+def test_a_shift_of_the_clock_changes_nothing(stack):
+    data = prepared()
+    _, model = build(f"stack={stack}")
+    for shift in (1_000, 37 * DAY + 123):
+        later = replace(data.tokens, time=data.tokens.time + shift)
+        np.testing.assert_array_equal(model.vectors(later.at(data.cut + shift)), vectors(model))
+
+
+def test_time_to_the_cut_off_and_between_events_is_seen():
+    data = prepared()
+    _, model = build()
+    rows = np.flatnonzero(data.tokens.at(data.cut).lengths >= 3)
+    before = vectors(model, rows=rows)
+    moved = replace(data.tokens, time=data.tokens.time - 20 * DAY).at(data.cut, rows)
+    assert (moved.lengths >= data.tokens.at(data.cut, rows).lengths).all()
+    moved = replace(moved, last=data.tokens.at(data.cut, rows).last)  # the same events, longer ago
+    assert (np.abs(model.vectors(moved) - before).max(axis=1) > 1e-4).all()
+
+
+@STACKS
+def test_nothing_at_or_after_the_cut_off_is_seen(stack):
+    data = prepared()
+    _, model = build(f"stack={stack}")
+    later = data.log.time >= data.cut
+    ref = np.where(later, 0, data.log.ref)
+    kind = np.where(later, 0, data.log.kind).astype(np.int8)
+    other = prepare_as(replace(data.log, ref=ref, kind=kind), data.catalogue, data.cut, data.windows)
+    np.testing.assert_array_equal(vectors(model, other), vectors(model))
+    # And what is known is seen to the last millisecond before.
+    at = data.tokens.time[data.tokens.at(data.cut).last[1] - 1]
+    rows = np.array([1])
+    with_it, without = data.tokens.at(int(at) + 1, rows), data.tokens.at(int(at), rows)
+    assert with_it.lengths[0] > without.lengths[0]
+    assert np.abs(model.vectors(with_it) - model.vectors(without)).max() > 1e-4
+
+
+@STACKS
+@pytest.mark.parametrize("few", [True, False])
+def test_neighbours_and_padding_change_nothing(stack, few):
+    data = prepared()
+    _, model = build(f"stack={stack}", f"num_candidates={8192 if few else 4}")
+    everyone = data.tokens.at(data.cut)
+    together = vectors(model)
+    for row in (0, 1, 5, 17):
+        alone = model.vectors(everyone.take(slice(row, row + 1)))
+        np.testing.assert_allclose(together[row], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_training_and_serving_see_the_same():
+    data = prepared()
+    config, model = build()
+    loader = BehaviourSequenceLoader(data.train, data.catalogue, config)
+    loader.set_epoch(0)
+    rows = loader._order[: loader.rows_per_batch]
+    x, _, _ = loader[0]
+    trained = model.encode_users(x)
+    trained = ops.convert_to_numpy(trained)
+    served = model.vectors(loader.examples)
+    packing, at = loader.packing, 0
+    for row in rows[rows >= 0]:
+        for example in packing.order[packing.offsets[row] : packing.offsets[row + 1]]:
+            np.testing.assert_allclose(trained[at], served[example], rtol=1e-4, atol=1e-5)
+            at += 1
+    assert at > 20
+
+
+@STACKS
+def test_few_and_many_products_give_the_same_vectors(stack):
+    """Whether all products are prepared once, or those of the events."""
+    few, many = (build(f"stack={stack}", f"num_candidates={count}")[1] for count in (8192, 4))
+    np.testing.assert_allclose(vectors(few), vectors(many), rtol=1e-4, atol=1e-5)
+
+
+def test_clients_without_events_are_finite_and_alike():
+    data = prepared()
+    _, model = build()
+    nobody = data.tokens.at(0, np.arange(3))
+    found = model.vectors(nobody)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, np.tile(found[:1], (3, 1)), rtol=1e-5, atol=1e-6)
+    for kind, ref in ((VISIT, NUM_SPECIALS), (0, NUM_SPECIALS)):
+        assert np.abs(model.vectors(one_event(data, kind, ref)) - found[0]).max() > 1e-3
+    empty = replace(data.tokens, time=np.zeros_like(data.tokens.time))  # all in one second
+    assert np.isfinite(model.vectors(empty.at(data.cut))).all()
+
+
+def test_scores_are_inner_products():
+    data = prepared()
+    _, model = build()
+    found = vectors(model)
+    width = model.config.user_dim
+    assert found.shape == (len(data.tokens.clients), width)
+    items, categories = model.item_matrix(), ops.convert_to_numpy(model.category_embeddings())
+    assert items.shape == (data.catalogue.items.size, width)
+    assert categories.shape == (data.catalogue.categories.size, width)
+    np.testing.assert_allclose(model.score(data.tokens.at(data.cut)), found @ items.T, rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------ what it learns
+
+
+def losses_of(config, model, data, training=False):
+    """{task: loss} of the first batch, and their weighted sum."""
+    loader = BehaviourSequenceLoader(data.train, data.catalogue, config)
+    x, y, weight = keras.tree.map_structure(ops.convert_to_tensor, loader[0])
+    for tracker in model.trackers.values():
+        tracker.reset_state()
+    total = model.compute_loss(x=x, y=y, y_pred=model(x), sample_weight=weight, training=training)
+    found = {task: float(ops.convert_to_numpy(tracker.result())) for task, tracker in model.trackers.items()}
+    return found, float(ops.convert_to_numpy(total))
+
+
+def test_fewer_categories_than_negatives_do_not_hang():
+    data = prepare_random(random_log(products=2, categories=1))
+    for knobs in ("num_candidates=8192", "num_candidates=2", "name_negatives=500"):
+        config, model = build(knobs, data=data)
+        found, total = losses_of(config, model, data)
+        assert set(found) == set(TASKS) and np.isfinite(total) and np.isfinite(list(found.values())).all()
+
+
+def test_a_shop_without_categories_prices_words_or_searches():
+    log = random_log()
+    products = replace(
+        log.products,
+        category=np.full_like(log.products.category, -1),
+        price=np.full_like(log.products.price, -1),
+        name=np.full_like(log.products.name[:, :1], -1),
+    )
+    bare = replace(
+        log,
+        products=products,
+        categories=np.zeros(0, np.int64),
+        queries=np.full((9, 1), -1, np.int16),
+    )
+    data = prepare_random(bare)
+    config, model = build(data=data)
+    found, total = losses_of(config, model, data)
+    assert np.isfinite(total) and found["sku"] > 0 and found["category"] == found["price"] == found["name"] == 0
+    assert np.isfinite(vectors(model, data)).all()
+
+
+def test_the_loss_is_the_weighted_sum_of_the_tasks():
+    knobs = "task_weights=churn:1.5,category:0.5,sku:0.25,price:2,name:0.75,next:3"
+    config, model = build(knobs)
+    found, total = losses_of(config, model, prepared())
+    weights = {"churn": 1.5, "category": 0.5, "sku": 0.25, "price": 2.0, "name": 0.75, "next": 3.0}
+    assert total == pytest.approx(sum(weights[task] * found[task] for task in TASKS), rel=1e-5)
+    config, model = build(knobs, "task_balance=learned", weights=False)
+    model.log_variances.assign(np.arange(6) / 6)
+    found, total = losses_of(config, model, prepared())
+    s = np.arange(6) / 6
+    expected = [weights[task] * (np.exp(-s[i]) * found[task] + s[i] / 2) for i, task in enumerate(TASKS)]
+    assert total == pytest.approx(sum(expected), rel=1e-5)
+
+
+def test_category_loss_is_that_of_the_scores():
+    """The model's dense computation against the scores that it recommends by."""
+    data = prepared()
+    config, model = build("novelty=0")
+    found, _ = losses_of(config, model, data)
+    loader = BehaviourSequenceLoader(data.train, data.catalogue, config)
+    x, y, weight = loader[0]
+    user = ops.convert_to_numpy(model.encode_users(x))
+    for task, table in (("category", model.category_embeddings()), ("sku", model.item_embeddings())):
+        scores = user @ ops.convert_to_numpy(table).T
+        scores = scores[:, y[f"{task}_candidates"]]
+        total = 0.0
+        for n in range(len(user)):
+            log_share = scores[n] - np.log(np.exp(scores[n]).sum())
+            share = y[f"{task}_share"][n]
+            if share.any():
+                total -= weight[task][n] * (share * log_share[y[task][n]]).sum() / share.sum()
+        assert found[task] == pytest.approx(total / weight[task].sum(), rel=1e-4)
+
+
+def test_sampled_candidates_are_corrected_for_how_they_were_drawn():
+    data = prepared()
+    config, model = build("novelty=0,num_candidates=8")
+    loader = BehaviourSequenceLoader(data.train, data.catalogue, config)
+    x, y, weight = loader[0]
+    assert not loader.labels.candidates["sku"].few and len(y["sku_candidates"]) == 8
+    assert y["sku_log_q"].min() < -1
+    user, items = ops.convert_to_numpy(model.encode_users(x)), model.item_matrix()
+    real = y["sku_log_q"] < 1e8
+    scores = (user @ items[y["sku_candidates"]].T - y["sku_log_q"])[:, real]
+    column = np.cumsum(real) - 1
+    total = 0.0
+    for n in np.flatnonzero(weight["sku"]):
+        share = y["sku_share"][n]
+        log_share = scores[n] - np.log(np.exp(scores[n] - scores[n].max()).sum()) - scores[n].max()
+        total -= weight["sku"][n] * (share * log_share[column[y["sku"][n]]]).sum() / share.sum()
+    assert losses_of(config, model, data)[0]["sku"] == pytest.approx(total / weight["sku"].sum(), rel=1e-4)
+
+
+def train(tmp_path, *knobs, preset="tiny", data=None):
+    data = shop() if data is None else data
+    config, model = build("train.monitor=loss", *knobs, data=data, weights=False, preset=preset)
+    result = training.fit(model, SPEC, data, config, tmp_path)
+    return config, model, result
+
+
+@pytest.fixture(scope="module", params=["hstu", "transformer"])
+def trained(request, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("ubt"), f"stack={request.param}", "epochs=10")
+
+
+def test_training_lowers_the_loss_of_each_task(trained):
+    _, _, result = trained
+    first, last = result.history[0], result.history[-1]
+    for task in TASKS:
+        assert last[f"{task}_loss"] < first[f"{task}_loss"], task
+    assert last["loss"] < 0.9 * first["loss"]
+
+
+@pytest.fixture(scope="module", params=["hstu", "transformer"])
+def faithful(request, tmp_path_factory):
+    """(config, model, data), learned from clients whose habits are clear."""
+    data = prepare_random(faithful_log())
+    folder = tmp_path_factory.mktemp("faithful")
+    return *train(folder, f"stack={request.param}", "epochs=20", data=data)[:2], data
+
+
+def test_names_are_learned(faithful):
+    """The loss falls well below that of guessing, ln(K + 1), at which the original's stood still."""
+    config, model, data = faithful
+    loader = BehaviourSequenceLoader(data.train, data.catalogue, config)
+    found, chance = [], []
+    for i in range(len(loader)):
+        x, y, weight = loader[i]
+        loss = model._name_loss(keras.tree.map_structure(ops.convert_to_tensor, y), model(x), weight)
+        found.append(float(ops.convert_to_numpy(loss)) * weight["name"].sum())
+        chance.append((np.log((~y["name_excluded"]).sum(axis=1)) * weight["name"]).sum())
+    assert sum(found) < 0.75 * sum(chance)
+
+
+def test_it_learns_what_is_planted(faithful):
+    """Of clients in the window behind the cut: who buys, and from which categories."""
+    _, model, data = faithful
+    everyone = data.everyone()
+    user = model.vectors(everyone)
+    owner, product = data.tokens.bought(everyone.client, data.windows.start, data.windows.end)
+    idle = np.ones((len(everyone), 1))
+    idle[owner] = 0
+    scores = ops.convert_to_numpy(model.churn_scores(ops.convert_to_tensor(user)))
+    assert 10 < idle.sum() < len(idle) - 10 and auroc(idle, scores[:, None])[0] > 0.95
+    best = np.argmax(user @ ops.convert_to_numpy(model.category_embeddings()).T[:, NUM_SPECIALS:], axis=1)
+    assert (best[owner] + NUM_SPECIALS == data.catalogue.category[product]).mean() > 0.8
+
+
+@pytest.mark.parametrize("preset", ["churn", "category", "churn-category", "price"])
+def test_example_runs_train_their_task_alone(preset, tmp_path):
+    small = "epochs=1,max_length=16,family_dim=4,embedding_dim=8,user_dim=8,num_blocks=1,batch_size=256"
+    config, model, result = train(tmp_path, small, preset=preset)
+    measured = {name for name in result.history[0] if name.endswith("_loss")}
+    assert measured == {f"{task}_loss" for task in preset.split("-")}
+    assert config.train.reduce_on_plateau and config.train.clip_norm == 1.0
+    wanted = SPEC.preset(preset).train.monitor
+    assert wanted == "val_loss" or wanted.removeprefix("val_") in measured
+    assert all(layer.trainable for layer in model.layers)
+
+
+@pytest.mark.parametrize("knobs", ["price_loss=huber", "task_balance=learned", "num_candidates=16", "max_visits=4"])
+def test_variants_train(knobs, tmp_path):
+    _, model, result = train(tmp_path, knobs, "epochs=2")
+    assert result.history[1]["loss"] < result.history[0]["loss"]
+    assert np.isfinite(model.vectors(shop().everyone())).all()
+
+
+@pytest.mark.parametrize("stack", ["hstu", "transformer"])
+def test_a_loss_that_is_no_number_stops_with_the_batch_named(stack, tmp_path):
+    config, model = build("train.monitor=loss", f"stack={stack}", data=shop(), weights=False)
+    model.user.kernel.assign(np.full(model.user.kernel.shape, np.nan, np.float32))
+    with pytest.raises(ConfigError, match=r"the loss is nan at epoch 1, batch 1, learning rate"):
+        training.fit(model, SPEC, shop(), config, tmp_path)
+
+
+def test_validation_measures_each_task():
+    data = shop()
+    config, model = build(data=data, weights=False)
+    model.compile(optimizer="sgd")
+    loader = BehaviourSequenceLoader(data.train.take(np.arange(20)), data.catalogue, config)
+    measured = model.evaluate(loader, verbose=0, return_dict=True)
+    assert set(measured) == {"loss", *(f"{task}_loss" for task in TASKS)}
+    assert all(np.isfinite(value) and value > 0 for value in measured.values())
+
+
+# ------------------------------------------------------------------------------------------------- knobs
+
+
+def test_task_weights_are_read_as_the_originals_command_line_has_them():
+    preset = SPEC.preset("tiny")
+    found = override(preset, ["task_weights=churn:1.0,category_propensity:0.5"]).model.task_weights
+    assert found == {"churn": 1.0, "category": 0.5}
+    found = override(preset, ["task_weights=churn:1,category_propensity:0.5,product_propensity:2,price:1e-1,name:0"])
+    assert found.model.task_weights == {"churn": 1, "category": 0.5, "sku": 2, "price": 0.1, "name": 0}
+    assert override(preset, ["task_weights=price:2"]).model.task_weights == {"price": 2.0}
+    assert override(preset, ['task_weights={"sku": 2, "churn": 1}']).model.task_weights == {"sku": 2, "churn": 1}
+    assert read_task_weights("churn:1, sku:2") == {"churn": "1", "sku": "2"}
+    _, model = build("task_weights=churn:1,name:0")
+    assert model.tasks == ("churn",)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("churm:1", "no task 'churm'; did you mean 'churn'"),
+        ("churn:1,churn:2", "given twice"),
+        ("sku:1,product_propensity:2", "given twice"),
+        ("churn", "wanted task:weight"),
+        ("churn:much", "valid number"),
+        ("churn:-1", "greater than or equal to 0"),
+        ("churn:0", "no task has a weight"),
+    ],
+)
+def test_task_weights_that_cannot_be_read(text, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        override(SPEC.preset("tiny"), [f"task_weights={text}"])
+
+
+def test_knobs_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match="no multiple of num_heads"):
+        override(SPEC.preset("tiny"), ["embedding_dim=10,num_heads=3"])
+
+
+def test_presets_are_what_the_original_promised():
+    for name in ("base", "churn", "category", "churn-category", "price"):
+        train = SPEC.preset(name).train
+        assert train.reduce_on_plateau == 3 and train.clip_norm == 1.0 and train.monitor.startswith("val_")
+    assert SPEC.log == "behaviour" and task_losses.focal is not None
