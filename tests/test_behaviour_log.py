@@ -1,5 +1,7 @@
 """A log of behaviour: reading, order, what was known when, windows and labels."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from zoo.data.vocabulary import NUM_SPECIALS, UNKNOWN
 
 pytestmark = pytest.mark.once
 
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 SAMPLE = SampleConfig(num_users=60, num_items=40, num_days=60, events_per_user=10)
 START = np.datetime64("2022-06-01T00:00:00")
 
@@ -237,3 +240,56 @@ def test_the_sample_is_the_same_as_files(tmp_path):
     assert np.array_equal(written.time // 1000, made.time // 1000)
     assert sorted(written.relevant().tolist()) == made.relevant().tolist()
     assert np.array_equal(written.products.category, made.products.category)
+
+
+def test_invoice_lines_are_purchases_and_removals(tmp_path):
+    lines = (
+        "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country",
+        "1,10001,RED MUG,6,2010-12-01 08:26:00,2.55,17850,United Kingdom",
+        "1,10002,BLUE TEA MUG,1,2010-12-01 08:26:00,2.55,17850,United Kingdom",
+        "1,10003,4 LETTERS,1,2010-12-05 08:26:00,9.00,17851,United Kingdom",
+        "C2,10001,RED MUG,-1,2010-12-02 08:26:00,2.55,17850,United Kingdom",
+        "3,POST,POSTAGE,1,2010-12-03 08:26:00,18,17851,France",
+        "C4,POST,POSTAGE,-1,2010-12-04 08:26:00,18,17851,France",
+        "5,10001,RED MUG,1,2010-12-04 08:26:00,1,,France",
+    )
+    path = tmp_path / "retail.csv"
+    path.write_text("\n".join(lines) + "\n")
+    log = read(path)
+    assert log.clients.tolist() == [17850, 17851] and np.diff(log.offsets).tolist() == [3, 1]
+    assert log.products.ids.tolist() == ["10001", "10002", "10003"], "a charge is no product"
+    assert log.kind.tolist() == [BUY, BUY, REMOVE, BUY] and log.ref.tolist() == [0, 1, 0, 2]
+    assert log.categories.tolist() == ["LETTERS", "MUG"] and log.products.category.tolist() == [1, 1, 0]
+    one, two, three = log.products.price.tolist()
+    assert one == two < three, "equal prices share a bucket"
+    words = [[code for code in name if code != NO_CODE] for name in log.products.name.tolist()]
+    assert [len(name) for name in words] == [2, 3, 1] and words[0][1] == words[1][2], (
+        "MUG is one code wherever it stands"
+    )
+
+
+def test_the_real_invoice_lines_can_be_cut_and_judged():
+    path = SHARED / "online-retail-cc0" / "online_retail_full.csv.gz"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not here")
+    log = read(path)
+    counts = np.bincount(log.kind, minlength=5)
+    assert len(log.clients) == 4_363 and len(log.products) == 3_659
+    assert counts[BUY] > 380_000 and counts[REMOVE] > 7_000 and counts[[ADD, VISIT, SEARCH]].sum() == 0
+    prepared = prepare(log, BehaviourConfig(window_days=28))
+    tasks = labels.tasks(log, log.relevant(), prepared.windows, 100)
+    churn = tasks["churn"]
+    assert 0.3 < churn.train.mean() < 0.8
+    assert tasks["propensity_category"].train.sum() > 1_000
+
+
+def test_sessions_are_clients_of_a_log_without_properties(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(
+        '{"session": 5, "events": [{"aid": 9, "ts": 1, "type": "clicks"}, {"aid": 9, "ts": 2, "type": "carts"}]}\n'
+        '{"session": 6, "events": [{"aid": 4, "ts": 3, "type": "orders"}]}\n'
+    )
+    log = read(path)
+    assert log.clients.tolist() == [5, 6] and log.kind.tolist() == [VISIT, ADD, BUY]
+    assert log.products.ids[log.ref[1:]].tolist() == [9, 4] and log.urls.tolist() == [9]
+    assert (log.products.category == NO_CODE).all() and (log.products.price == NO_CODE).all()

@@ -36,8 +36,11 @@ def train_validation(request: Request) -> None:
     if request.resume and holds(request.run_dir, request.name, config, prepared.sha256):
         print(f"{request.run_dir}: this run is finished; nothing to resume")
         return
-    learned, others = held_out(prepared, config.seed)
-    model, result = _train(request, config, learned, request.run_dir, (Validation(others, request),))
+    learned, watch = prepared, ()
+    if registry.get(request.name).stages:
+        learned, others = held_out(prepared, config.seed)
+        watch = (Validation(others, request),)
+    model, result = _train(request, config, learned, request.run_dir, watch)
     rows = prepared.log.relevant()
     vectors = model.vectors(prepared.everyone())
     table = judging.judge(
@@ -194,8 +197,8 @@ class Validation(keras.callbacks.Callback):
 
     def __init__(self, held_out: BehaviourPrepared, request: Request):
         super().__init__()
-        loader = registry.get(request.name).stages
-        self.loader = loader[-1].loader(held_out.train, held_out.catalogue, request.config) if loader else None
+        loader = registry.get(request.name).stages[-1].loader
+        self.loader = loader(held_out.train, held_out.catalogue, request.config)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Evaluates the model as it is now, on the same batches each time."""
