@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, model_validator
 
-from config import ModelConfig, RunConfig, SplitConfig, TrainConfig
+from config import DataConfig, ModelConfig, RunConfig, SplitConfig, TrainConfig
 from zoo import losses
 from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, recommending, target_domain
@@ -367,8 +367,13 @@ def _not_recommending(config: CrossDomainConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _recipe(train: dict[str, Any], split: SplitConfig | None = None, **model: Any) -> RunConfig:
-    return RunConfig(model=CrossDomainConfig(**model), train=TrainConfig(**train), split=split or SplitConfig())
+def _recipe(train: dict[str, Any], target: str | None = None, windows: str = "keep", **model: Any) -> RunConfig:
+    split, data = SplitConfig(target_domains=target and (target,)), DataConfig(windows=windows)
+    return RunConfig(model=CrossDomainConfig(**model), train=TrainConfig(**train), split=split, data=data)
+
+
+_SMALL = {"embedding_dim": 16, "max_length": 16, "num_blocks": 1, "dropout": 0.1, "representation_epochs": 4}
+_BASE = {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 5}
 
 
 MODEL = ModelSpec(
@@ -383,16 +388,11 @@ MODEL = ModelSpec(
         Stage(name="recommender", loader=recommending, frozen=_not_recommending),
     ),
     presets={
-        "tiny": _recipe(
-            {"epochs": 10, "batch_size": 32, "learning_rate": 1e-2},
-            SplitConfig(target_domains=("kitchen",)),
-            embedding_dim=16,
-            max_length=16,
-            num_blocks=1,
-            dropout=0.1,
-            representation_epochs=4,
-        ),
-        "base": _recipe({"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 5}),
+        "tiny": _recipe({"epochs": 10, "batch_size": 32, "learning_rate": 1e-2}, "kitchen", **_SMALL),
+        "base": _recipe(_BASE),
+        # Food and kitchen come in overlapping windows of the same people, which are joined.
+        **{domain: _recipe(_BASE, domain, "join") for domain in ("food", "kitchen")},
+        **{domain: _recipe(_BASE, domain) for domain in ("toy", "game")},
     },
     paper="https://github.com/moon2y/TriGRec",
 )
