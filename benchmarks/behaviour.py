@@ -1,6 +1,6 @@
 """What vectors of clients are worth: BEHAV-E, UBT, statistics and their merges, judged by the six tasks.
 
-    python -m benchmarks.behaviour sample CLIENTS [--seeds 3] [--probe thin]      the built-in generator
+    python -m benchmarks.behaviour sample [CLIENTS] [--seeds 3] [--probe thin]    the built-in generator, 100 looks each
     python -m benchmarks.behaviour FILE [--days 28] [--seeds 3] [--probe thin]    a log of behaviour, e.g. Online Retail
 
 Each entry is trained on what lies before two windows of targets; a probe learns from the first window and is measured
@@ -100,7 +100,10 @@ def measure(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, A
     behaviour = BehaviourConfig(window_days=options.days)
     if options.data == "sample":
         # Little noise, so that new products come until the end of the log, and with them a task of new products.
-        sample = SampleConfig(num_users=options.clients, num_items=options.clients // 5 + 200, num_days=140, noise=0.05)
+        products = options.clients // 5 + 200
+        sample = SampleConfig(
+            num_users=options.clients, num_items=products, num_days=140, events_per_user=100, noise=0.05
+        )
         log = sources.load(DataConfig(), sample, seed)
     else:
         log = sources.load(DataConfig(path=options.data), SampleConfig())

@@ -284,6 +284,7 @@ def test_identical_views_of_one_tower_give_identical_vectors(prepared, towers):
     assert vectors.shape == (10, towers * config.model.embedding_dim)
 
 
+@pytest.mark.once
 def test_a_vector_does_not_depend_on_its_neighbours(prepared):
     for norm in ("layer", "batch"):
         _, model = fresh(prepared, f"norm={norm}")
@@ -320,6 +321,7 @@ def test_without_its_stage_the_text_encoder_is_trained_with_the_towers(prepared,
     assert (codes[0] != codes[1]).any()
 
 
+@pytest.mark.once
 def test_the_autoencoder_learns_texts(prepared, tmp_path):
     config, model = fresh(prepared, "text_epochs=30,epochs=1,text_units=32,text_dim=32,learning_rate=1e-2")
     result = training.fit(model, SPEC, prepared, config, tmp_path)
@@ -363,6 +365,7 @@ def test_resumed_it_ends_with_the_same_bits(prepared, tmp_path, options):
         np.testing.assert_array_equal(array(one), array(other), err_msg=one.path)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("preset", [name for name in SPEC.presets if name != "tiny"])
 def test_no_preset_diverges(prepared, tmp_path, preset):
     small = "text_epochs=1,epochs=12,batch_size=40,embedding_dim=32,block_dim=16,text_units=8,num_queries=1,bag_size=8"

@@ -226,6 +226,7 @@ def test_a_full_disk_leaves_what_was_there(zoo, tmp_path, monkeypatch):
     assert {path for path in (tmp_path / "run").iterdir() if path.is_file()} == set(before)
 
 
+@pytest.mark.once
 def test_a_disk_that_fills_up_in_training_ends_it_in_one_line(tmp_path):
     """In a process of its own: HDF5 dies of a full disk."""
     limited = (

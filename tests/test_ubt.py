@@ -241,6 +241,7 @@ def losses_of(config, model, data, training=False):
     return found, float(ops.convert_to_numpy(total))
 
 
+@pytest.mark.once
 def test_fewer_categories_than_negatives_do_not_hang():
     data = prepare_random(random_log(products=2, categories=1))
     for knobs in ("num_candidates=8192", "num_candidates=2", "name_negatives=500"):
@@ -335,6 +336,7 @@ def trained(request, tmp_path_factory):
     return train(tmp_path_factory.mktemp("ubt"), f"stack={request.param}", "epochs=10")
 
 
+@pytest.mark.once
 def test_training_lowers_the_loss_of_each_task(trained):
     _, _, result = trained
     first, last = result.history[0], result.history[-1]
@@ -378,6 +380,7 @@ def test_it_learns_what_is_planted(faithful):
     assert (best[owner] + NUM_SPECIALS == data.catalogue.category[product]).mean() > 0.8
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("preset", ["churn", "category", "churn-category", "price"])
 def test_example_runs_train_their_task_alone(preset, tmp_path):
     small = "epochs=1,max_length=16,family_dim=4,embedding_dim=8,user_dim=8,num_blocks=1,batch_size=256"
@@ -390,6 +393,7 @@ def test_example_runs_train_their_task_alone(preset, tmp_path):
     assert all(layer.trainable for layer in model.layers)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("knobs", ["price_loss=huber", "task_balance=learned", "num_candidates=16", "max_visits=4"])
 def test_variants_train(knobs, tmp_path):
     _, model, result = train(tmp_path, knobs, "epochs=2")
@@ -397,6 +401,7 @@ def test_variants_train(knobs, tmp_path):
     assert np.isfinite(model.vectors(shop().everyone())).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("stack", ["hstu", "transformer"])
 def test_a_loss_that_is_no_number_stops_with_the_batch_named(stack, tmp_path):
     config, model = build("train.monitor=loss", f"stack={stack}", data=shop(), weights=False)

@@ -48,6 +48,7 @@ class LossGuard(keras.callbacks.Callback):
         self.steps = steps
         self.rate = rate
         self.epoch = 0
+        self.error: ConfigError | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = epoch
@@ -59,6 +60,8 @@ class LossGuard(keras.callbacks.Callback):
         loss = (logs or {}).get("loss", 0.0)
         if math.isfinite(loss):
             return
+        if self.error is not None:  # of an earlier batch, which Keras may not have looked at yet
+            raise self.error
         rate = float(self.rate(self.epoch * self.steps + batch)) if callable(self.rate) else self.rate
         if self.epoch == batch == 0:
             advice = "it is so before any weight was changed: look for huge or missing scores and features"
@@ -66,10 +69,11 @@ class LossGuard(keras.callbacks.Callback):
             advice = f"try train.learning_rate={rate / 10:.2g} or train.clip_norm=1"
             if self.config.precision == "mixed_float16":
                 advice += " or train.precision=mixed_bfloat16"
-        raise ConfigError(
+        self.error = ConfigError(
             f"training diverged: the loss is {loss} at epoch {self.epoch + 1}, batch {batch + 1}, "
             f"learning rate {rate:.3g}; {advice}"
         )
+        raise self.error
 
 
 class BatchBar(keras.callbacks.Callback):
