@@ -3,6 +3,7 @@
 import importlib.util
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -21,3 +22,15 @@ if importlib.util.find_spec("torch") and os.environ["KERAS_BACKEND"] != "jax":
 # The same examples in every run, however slow the machine.
 settings.register_profile("zoo", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("zoo")
+
+AS_USERS_HAVE_IT = ("test_parity", "test_speed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly(request):
+    """On JAX most of a test is compilation: a third of it is saved, but for tests of what optimised programs do."""
+    if os.environ["KERAS_BACKEND"] == "jax":
+        import jax
+
+        quickly = request.module.__name__.rpartition(".")[2] not in AS_USERS_HAVE_IT
+        jax.config.update("jax_disable_most_optimizations", quickly)

@@ -354,6 +354,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("options", ["norm=batch,train.ema=0.9", "schedule=one_cycle,towers=1"])
 def test_resumed_it_ends_with_the_same_bits(prepared, tmp_path, options):
     options = (options, "epochs=4,text_epochs=1,kl_warmup_steps=7,model.dropout=0.3")

@@ -324,6 +324,7 @@ def test_the_loss_is_the_cross_entropy_of_what_is_masked():
         assert float(keras.ops.convert_to_numpy(loss)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "bpr"])
 def test_it_trains_with_sampled_losses(loss):
     model, _ = model_of(dropout=0.0)

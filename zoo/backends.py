@@ -323,7 +323,7 @@ def gradients(loss_function: Callable[[], Any], variables: Sequence[keras.Variab
             with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
                 return loss_function()
 
-        found = jax.grad(loss)([variable.value for variable in variables])
+        found = jax.jit(jax.grad(loss))([variable.value for variable in variables])
     elif backend == "tensorflow":
         import tensorflow as tf
 

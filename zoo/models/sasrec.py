@@ -144,6 +144,15 @@ MODEL = ModelSpec(
         # MovieLens-1M in the file of SASRec, leave-one-out: HR@10 .3387, NDCG@10 .2014 (one seed)
         "ml-1m": _ml_1m(),
         "ml-1m-gbce": _ml_1m(loss="gbce", num_negatives=256),
+        # Amazon Beauty in the file of S3-Rec, leave-one-out: short histories, much dropout.
+        "beauty": _recipe(
+            {"epochs": 80, "batch_size": 256, "ema": 0.99, "patience": 8},
+            num_heads=4,
+            max_length=50,
+            all_events=True,
+            relative_bias=True,
+            dropout=0.5,
+        ),
         # T-ECD, ten days of 317,000 items, with the widths of the study; measured on a small copy only.
         "t-ecd": _recipe(
             {"epochs": 10, "batch_size": 128, "patience": 2, "validation_users": 2000},
