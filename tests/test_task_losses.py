@@ -57,12 +57,10 @@ def test_focal_without_focus_is_half_of_cross_entropy():
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_is_finite_where_all_is_certain(gamma):
-    ones = np.ones(4, np.float32)
+    targets, ones = ops.convert_to_tensor(np.array([0, 1, 0, 1], np.float32)), ops.ones(4)
 
     def loss(scores):
-        return task_losses.focal(
-            scores, ops.convert_to_tensor(ones * [0, 1, 0, 1]), ops.convert_to_tensor(ones), 0.5, gamma
-        )
+        return task_losses.focal(scores, targets, ones, 0.5, gamma)
 
     value, (gradient,) = value_and_gradients(loss, np.array([300, 300, -300, -300], np.float32))
     assert np.isfinite(value) and np.isfinite(gradient).all()
