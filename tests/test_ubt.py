@@ -1,5 +1,6 @@
 """UBT: what it sees, what it does not, and that it learns each of its tasks."""
 
+import json
 from dataclasses import replace
 from functools import cache
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import main
 from config import BehaviourConfig, ConfigError, SampleConfig, override
 from tests.behaviour_logs import faithful_log, random_log
 from tests.behaviour_logs import prepared as prepare_random
@@ -463,3 +465,27 @@ def test_presets_are_what_the_original_promised():
         train = SPEC.preset(name).train
         assert train.reduce_on_plateau == 3 and train.clip_norm == 1.0 and train.monitor.startswith("val_")
     assert SPEC.log == "behaviour" and task_losses.focal is not None
+
+
+@pytest.mark.once
+def test_the_command_line_recommends_what_was_learned(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shop = "sample.num_users=80,sample.num_items=40,sample.num_days=60,sample.events_per_user=12,train.epochs=1"
+    arguments = ["--model", "ubt", "--preset", "tiny", "--run-dir", "run", "--override"]
+    weights = "task_weights=churn:1.0,category_propensity:0.5"
+    assert main.main(["train_validation_model", *arguments, f"{shop},{weights}"]) == 0
+    assert main.main(["compute_predictions", "--run-dir", "run"]) == 0
+    told = capsys.readouterr().out
+    assert "no recommendations.json: the run did not learn the task sku" in told and "shorter than" not in told
+    lists = json.loads((tmp_path / "run" / "recommended_categories.json").read_text())
+    assert len(lists) == 80 and not (tmp_path / "run" / "recommendations.json").exists()
+    for ranked in lists.values():
+        scores = [score for _, score in ranked]
+        assert len({category for category, _ in ranked}) == len(ranked) > 5 and scores == sorted(scores, reverse=True)
+    assert main.main(["train_validation_model", *arguments, f"{shop},task_weights=churn:1"]) == 0
+    assert main.main(["compute_predictions", "--run-dir", "run"]) == 2
+    assert "learned neither products nor categories" in capsys.readouterr().err
+    assert main.main(["train_validation_model", *arguments, f"{shop},task_weights=sku:1"]) == 0
+    assert main.main(["compute_predictions", "--run-dir", "run", "--override", "num_recommendations=3"]) == 0
+    lists = json.loads((tmp_path / "run" / "recommendations.json").read_text())
+    assert {len(ranked) for ranked in lists.values()} == {3}

@@ -94,7 +94,7 @@ def train_production(request: Request) -> None:
 
 
 def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
-    """The best products, and the best categories, of each client whom the log's owner asks for."""
+    """The best products, and the best categories, of each client whom the log's owner asks for, as far as learned."""
     model: Any = run.model
     if not isinstance(model, Recommender):
         raise ConfigError(f"{run.name} makes vectors of clients and recommends nothing; export_embeddings writes them")
@@ -103,19 +103,29 @@ def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     rows = np.arange(len(ids)) if predict.users is None else recommending.asked_rows(ids, predict.users)
     clients = prepared.everyone().take(rows)
     catalogue: Any = run.catalogue
-    products = InnerProductIndex(model.item_matrix(), recommending.allowed_items(catalogue, predict))
-    categories = InnerProductIndex(keras.ops.convert_to_numpy(model.category_embeddings()).astype(np.float32), None)
-    for index, vocabulary, name, seen in (
-        (products, catalogue.items, "recommendations", predict.exclude_seen),
-        (categories, catalogue.categories, "recommended_categories", False),
+    categories = keras.ops.convert_to_numpy(model.category_embeddings()).astype(np.float32)
+    written = 0
+    for vectors, vocabulary, name, what in (
+        (model.item_matrix(), catalogue.items, "recommendations", "sku"),
+        (categories, catalogue.categories, "recommended_categories", "category"),
     ):
-        lists = (
-            index.search(vectors, predict.num_recommendations, part.products() if seen else None)
-            for part, vectors in model.vector_batches(clients, recommending.BATCH)
-        )
         path = directory / f"{name}.{predict.format}"
-        count = recommending.write(path, predict.format, ids[rows], vocabulary, lists)
-        print(f"{name.replace('_', ' ')} for {count:,} clients: {path}")
+        if not vectors.any():
+            print(f"no {path.name}: the run did not learn the task {what}")
+            continue
+        products = name == "recommendations"
+        index = InnerProductIndex(vectors, recommending.allowed_items(catalogue, predict) if products else None)
+        count = predict.num_recommendations if products else min(predict.num_recommendations, len(vocabulary.ids))
+        seen = products and predict.exclude_seen
+        lists = (
+            index.search(mine, count, part.products() if seen else None)
+            for part, mine in model.vector_batches(clients, recommending.BATCH)
+        )
+        written += 1
+        people = recommending.write(path, predict.format, ids[rows], vocabulary, lists)
+        print(f"{name.replace('_', ' ')} for {people:,} clients: {path}")
+    if not written:
+        raise ConfigError(f"{run.directory}: learned neither products nor categories; give it the task sku or category")
 
 
 def export(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
