@@ -206,6 +206,15 @@ class Snapshot:
         return np.arange(len(owner)) + (self.first - starts)[owner], owner
 
 
+def without_events() -> Snapshot:
+    """What is known of one client without events, in a log that fits every catalogue."""
+    none, no_texts = np.zeros(0, np.int64), np.zeros((0, 1), np.int16)
+    products = Products(none, none.astype(np.int32), none.astype(np.int16), no_texts)
+    kind, ref = none.astype(np.int8), none.astype(np.int32)
+    log = BehaviourLog(np.zeros(1, np.int64), np.zeros(2, np.int64), kind, none, ref, products, none, none, no_texts)
+    return log.at(0)
+
+
 def lower_bound(values: np.ndarray, wanted: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """(n,) the first place in each [low, high) whose value is not below `wanted`; `high` where there is none.
 

@@ -22,7 +22,16 @@ import numpy as np
 
 from config import RunConfig
 from zoo.data.behaviour.catalogue import BehaviourCatalogue
-from zoo.data.behaviour.log import KINDS, NO_CODE, SEARCH, VISIT, WITH_PRODUCT, BehaviourLog, Products, Snapshot
+from zoo.data.behaviour.log import (
+    KINDS,
+    NO_CODE,
+    SEARCH,
+    VISIT,
+    WITH_PRODUCT,
+    BehaviourLog,
+    Snapshot,
+    without_events,
+)
 from zoo.data.behaviour.windows import cut_offs
 from zoo.data.loaders.behaviour_labels import Labels, fingerprints
 from zoo.data.loaders.loader import Loader
@@ -113,21 +122,8 @@ class BehaviourSequenceLoader(Loader):
 
     @staticmethod
     def anybody() -> Any:
-        """A client without events, whose log fits every catalogue."""
-        none, no_texts = np.zeros(0, np.int32), np.zeros((0, 1), np.int16)
-        products = Products(none.astype(np.int64), none, none.astype(np.int16), no_texts)
-        log = BehaviourLog(
-            np.zeros(1, np.int64),
-            np.zeros(2, np.int64),
-            none.astype(np.int8),
-            none.astype(np.int64),
-            none,
-            products,
-            none,
-            none,
-            no_texts,
-        )
-        return log.at(0)
+        """A client without events."""
+        return without_events()
 
 
 def seen_events(snapshot: Snapshot, model: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zoo.data.behaviour.catalogue import BehaviourCatalogue
-from zoo.data.behaviour.log import BehaviourLog, Products, Snapshot
+from zoo.data.behaviour.log import Snapshot, without_events
 from zoo.data.behaviour.statistics import Reference, statistics
 
 
@@ -26,8 +26,5 @@ class StatisticsLoader:
 
     @staticmethod
     def anybody() -> Snapshot:
-        """A client without events, whose log fits any catalogue."""
-        none, texts = np.zeros(0, np.int32), np.zeros((0, 1), np.int16)
-        products = Products(none.astype(np.int64), none, none.astype(np.int16), texts)
-        client, offsets, times = np.zeros(1, np.int64), np.zeros(2, np.int64), none.astype(np.int64)
-        return BehaviourLog(client, offsets, none.astype(np.int8), times, none, products, none, none, texts).at(0)
+        """A client without events."""
+        return without_events()

@@ -11,7 +11,7 @@ import numpy as np
 
 from config import RunConfig
 from zoo.data.behaviour.catalogue import BehaviourCatalogue
-from zoo.data.behaviour.log import SEARCH, BehaviourLog, Products, Snapshot
+from zoo.data.behaviour.log import SEARCH, Snapshot, without_events
 from zoo.data.behaviour.profiles import Profiles, profile, text_tokens
 from zoo.data.behaviour.views import two_views
 from zoo.data.loaders.loader import Loader
@@ -59,7 +59,7 @@ class TwoViewLoader(Loader):
     @staticmethod
     def anybody() -> Snapshot:
         """A client without events."""
-        return nobody().at(0)
+        return without_events()
 
 
 class TextLoader(TwoViewLoader):
@@ -109,11 +109,3 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (bits ^ (bits >> np.uint64(31))) + np.uint64(0x9E3779B97F4A7C15)
-
-
-def nobody() -> BehaviourLog:
-    """A log of one client without events, and of no product."""
-    none = np.zeros(0, np.int64)
-    products = Products(none, none.astype(np.int32), none.astype(np.int16), np.zeros((0, 1), np.int16))
-    kind, ref, queries = none.astype(np.int8), none.astype(np.int32), np.zeros((0, 1), np.int16)
-    return BehaviourLog(np.zeros(1, np.int64), np.zeros(2, np.int64), kind, none, ref, products, none, none, queries)
