@@ -34,7 +34,6 @@ class EventEncoder(keras.layers.Layer):
         dim: D.
         gate_dim: width of the network that weighs the families.
         dropout: of what is read.
-        event_dropout: share of events of which training shows the time alone.
         stack: over the events.
     """
 
@@ -49,7 +48,6 @@ class EventEncoder(keras.layers.Layer):
         dim: int,
         gate_dim: int,
         dropout: float,
-        event_dropout: float,
         stack: EventStack,
         **kwargs: Any,
     ):
@@ -63,18 +61,12 @@ class EventEncoder(keras.layers.Layer):
         self.since_last = IndexEmbedding(NUM_BUCKETS + 1, dim, normal(MIDDLE), name="since_last")
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
         self.drop = Dropout(dropout)
-        self.event_dropout = event_dropout
-        self.seed_generator = keras.random.SeedGenerator() if event_dropout else None
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> tuple[Any, Any]:
         content = self.contents(inputs)
         gap = inputs["gap"]
         since_last = self.since_last(ops.where(ops.less(gap, 0), 0, 1 + log_buckets(gap)))
-        shown = content
-        if training and self.event_dropout:
-            kept = keras.random.uniform((*ops.shape(gap), 1), seed=self.seed_generator) >= self.event_dropout
-            shown = content * ops.cast(kept, content.dtype)
-        x = shown + self.to_cut_off(log_buckets(inputs["time"])) + since_last
+        x = content + self.to_cut_off(log_buckets(inputs["time"])) + since_last
         x = self.drop(self.input_norm(x), training=training)
         return content, self.stack(x, inputs["segment"], inputs["time"], training=training)
 

@@ -84,7 +84,6 @@ class UBTConfig(ModelConfig):
     num_heads: int = Field(2, ge=1)
     expansion: int = Field(2, ge=1, description="transformer: width of the position-wise network, in embedding_dim")
     dropout: float = Field(0.2, ge=0, lt=1)
-    event_dropout: float = Field(0.0, ge=0, lt=1, description="share of events of which training shows the time alone")
     user_dim: int = Field(128, ge=1, description="width of a client's vector")
     # What is learned.
     cut_offs: int = Field(6, ge=1, description="times inside the input behind which labels are taken, at most")
@@ -190,7 +189,6 @@ class UBT(Recommender):
             dim,
             config.gate_dim,
             config.dropout,
-            config.event_dropout,
             stack,
             name="encoder",
         )
@@ -220,10 +218,10 @@ class UBT(Recommender):
         super().build_weights()
         self.category_embeddings()
         user, state = ops.zeros((1, self.config.user_dim)), ops.zeros((1, self.config.embedding_dim))
-        for task in {"churn", "price", "name"} & set(self.tasks):
+        for task in self.heads:  # in one order in every process: their first weights are drawn one after another
             if task == "price" and self.config.price_loss == "buckets":
                 self.embed_prices()
-            else:
+            elif task not in ("category", "sku"):  # whose maps are of labels, and are made by now
                 self.heads[task](user)
         if "next" in self.tasks:
             self.next_query(state), self.next_key(state)
