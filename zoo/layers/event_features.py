@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from zoo import backends
+from zoo.data.hashing import splitmix64
 from zoo.data.vocabulary import NUM_SPECIALS, PAD
 from zoo.layers.embedding import IndexEmbedding
 
@@ -91,9 +92,7 @@ def hashed(numbers: np.ndarray, count: int, rows: int) -> np.ndarray:
     result[:, 0] = numbers % rows
     for j in range(1, count):
         bits = numbers.astype(np.uint64) + np.uint64(j * 0x9E3779B97F4A7C15 % 2**64)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        result[:, j] = ((bits ^ (bits >> np.uint64(31))) % np.uint64(rows)).astype(np.int64)
+        result[:, j] = (splitmix64(bits) % np.uint64(rows)).astype(np.int64)
     return result
 
 

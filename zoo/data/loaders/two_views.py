@@ -14,6 +14,7 @@ from zoo.data.behaviour.catalogue import BehaviourCatalogue
 from zoo.data.behaviour.log import SEARCH, Snapshot, without_events
 from zoo.data.behaviour.profiles import Profiles, profile, text_tokens
 from zoo.data.behaviour.views import two_views
+from zoo.data.hashing import splitmix64
 from zoo.data.loaders.loader import Loader
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
 
@@ -105,7 +106,4 @@ def fingerprints(profiles: Profiles) -> np.ndarray:
 
 
 def _mixed(bits: np.ndarray) -> np.ndarray:
-    """SplitMix64 (Steele et al. 2014): every bit of the result depends on all."""
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (bits ^ (bits >> np.uint64(31))) + np.uint64(0x9E3779B97F4A7C15)
+    return splitmix64(bits) + np.uint64(0x9E3779B97F4A7C15)  # 0 does not stay 0
