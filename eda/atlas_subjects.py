@@ -86,12 +86,13 @@ def items(vectors: np.ndarray, catalogue: Catalogue, dataset: Dataset) -> Subjec
     return Subject("item", dataset.name, ids, vectors[tokens], columns, first_labels, notes=notes)
 
 
-def clients(vectors: np.ndarray, prepared: BehaviourPrepared) -> Subject:
+def clients(vectors: np.ndarray, prepared: BehaviourPrepared, window_days: int) -> Subject:
     """Clients whom the log's owner asks for.
 
     Args:
         vectors: (n, D) float32, in his order.
-        prepared: the log; what lies behind its cut-off is told of, if it has windows of targets, as `buys next`.
+        prepared: the log.
+        window_days: where it goes on behind the cut-off, the days there in which `buys next` looks for a purchase.
     """
     snapshot, rows = prepared.everyone(), prepared.log.relevant()
     index, owner = snapshot.events()
@@ -106,8 +107,8 @@ def clients(vectors: np.ndarray, prepared: BehaviourPrepared) -> Subject:
     columns["days since the last event"] = np.where(np.isfinite(latest), latest, np.nan)
     with np.errstate(invalid="ignore"):
         columns["expected action time, days ago"] = np.bincount(owner, ago, count) / lengths
-    if prepared.windows is not None:
-        bought, _ = prepared.tokens.bought(snapshot.client, *prepared.windows.train)
+    if prepared.log.end > prepared.cut:
+        bought, _ = prepared.tokens.bought(snapshot.client, prepared.cut, prepared.cut + window_days * DAY)
         columns["buys next"] = np.where(np.isin(np.arange(count), bought), "yes", "no").astype(object)
     return Subject("client", prepared.name, prepared.log.clients[rows], vectors, columns, color_by="events")
 

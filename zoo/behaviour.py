@@ -103,6 +103,7 @@ def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     rows = np.arange(len(ids)) if predict.users is None else recommending.asked_rows(ids, predict.users)
     clients = prepared.everyone().take(rows)
     catalogue: Any = run.catalogue
+    users, size = model.vectors(clients), recommending.BATCH
     categories = keras.ops.convert_to_numpy(model.category_embeddings()).astype(np.float32)
     written = 0
     for vectors, vocabulary, name, what in (
@@ -119,7 +120,7 @@ def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
         seen = products and predict.exclude_seen
         lists = (
             index.search(mine, count, part.products() if seen else None)
-            for part, mine in model.vector_batches(clients, recommending.BATCH)
+            for part, mine in zip(clients.batches(size), np.split(users, range(size, len(users), size)), strict=True)
         )
         written += 1
         people = recommending.write(path, predict.format, ids[rows], vocabulary, lists)
@@ -142,7 +143,8 @@ def draw_clients(run: artifacts.Run, config: RunConfig, directory: Path) -> None
     from eda.atlas import draw
 
     prepared = _as_trained(run, config)
-    subject = atlas_subjects.clients(run.model.vectors(prepared.everyone()), prepared)
+    vectors = run.model.vectors(prepared.everyone())
+    subject = atlas_subjects.clients(vectors, prepared, config.behaviour.window_days)
     page = draw(subject, run.name, config.atlas, config.seed, directory)
     print(f"atlas: {page}, client_atlas_2d.png and client_atlas_3d.png")
 
@@ -232,7 +234,5 @@ def _train(
 def _as_trained(run: artifacts.Run, config: RunConfig) -> BehaviourPrepared:
     """The log of `config`, cut where the run's training was cut; a production run's where the log ends."""
     log = _read(config)
-    if run.trained_on_everything:
-        return prepare_as(log, run.catalogue, log.end)
-    cut, targets = int(run.info["cut"]), official(log, config.behaviour.window_days)
-    return prepare_as(log, run.catalogue, cut, targets if targets.start == cut else None)
+    cut = log.end if run.trained_on_everything else int(run.info["cut"])
+    return prepare_as(log, run.catalogue, cut)
