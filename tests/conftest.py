@@ -28,7 +28,7 @@ AS_USERS_HAVE_IT = ("test_parity", "test_speed")
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_quickly(request):
-    """On JAX most of a test is compilation: a third of it is saved, but for tests of what optimised programs do."""
+    """On JAX most of a test is compilation: a quarter of it is saved, but for tests of what optimised programs do."""
     if os.environ["KERAS_BACKEND"] == "jax":
         import jax
 
