@@ -10,6 +10,7 @@ import tiny_recommender as tiny
 
 from config import ConfigError, TrainConfig
 from zoo import checkpoints, training
+from zoo.callbacks import LossGuard
 from zoo.data.dataset import DataError
 from zoo.registry import ModelSpec, Stage
 from zoo.schedules import SCHEDULES, OneCycle
@@ -246,6 +247,18 @@ def test_a_loss_that_is_no_number_stops_with_one_line(tmp_path, epoch, batch):
     assert f"the loss is nan at epoch {epoch + 1}, batch {batch + 1}, learning rate 0.01" in message
     advice = "before any weight was changed" if epoch == batch == 0 else "train.learning_rate=0.001"
     assert advice in message and "\n" not in message
+
+
+def test_the_first_batch_without_a_number_is_named_in_whatever_order_threads_report():
+    guard = LossGuard(TrainConfig(), steps=9, rate=lambda step: 0.01)
+    guard.on_epoch_begin(0)
+    for batch in range(5):
+        guard.on_train_batch_begin(batch)
+    for batch, loss in [(1, 0.5), (4, math.nan), (0, 0.5), (3, math.nan)]:  # the third is still on its way
+        guard.on_train_batch_end(batch, {"loss": loss})
+    for batch, loss in [(2, math.nan), (2, math.nan)]:
+        with pytest.raises(ConfigError, match="nan at epoch 1, batch 3,"):
+            guard.on_train_batch_end(batch, {"loss": loss})
 
 
 def test_a_monitor_that_is_not_measured_is_named_after_one_epoch(tmp_path):

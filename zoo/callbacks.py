@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import difflib
 import importlib
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -38,9 +40,13 @@ class EpochStart(keras.callbacks.Callback):
 
 
 class LossGuard(keras.callbacks.Callback):
-    """Stops a training whose loss is no longer a number, and says what to try."""
+    """Stops a training whose loss is no longer a number, and says what to try.
 
-    async_safe = True  # Keras may call it from a thread, so that the device never waits for it
+    Keras may report the batches from threads, so that the device never waits for Python, and then in any order:
+    they are looked at in the order in which they began, so that the batch named is the first without a number.
+    """
+
+    async_safe = True
 
     def __init__(self, config: TrainConfig, steps: int, rate: float | Schedule):
         super().__init__()
@@ -48,20 +54,30 @@ class LossGuard(keras.callbacks.Callback):
         self.steps = steps
         self.rate = rate
         self.epoch = 0
-        self.error: ConfigError | None = None
+        self.begun: collections.deque[int] = collections.deque()
+        self.losses: dict[int, float] = {}
+        self.lock = threading.Lock()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = epoch
+        self.begun.clear()
+        self.losses.clear()
         if not callable(self.rate):  # a plateau may have halved it
             self.rate = float(self.model.optimizer.learning_rate)
 
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self.begun.append(batch)
+
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        # Keras logs the mean loss of the epoch so far: once it is not finite, it stays so.
-        loss = (logs or {}).get("loss", 0.0)
-        if math.isfinite(loss):
-            return
-        if self.error is not None:  # of an earlier batch, which Keras may not have looked at yet
-            raise self.error
+        with self.lock:
+            self.losses[batch] = (logs or {}).get("loss", 0.0)
+            while self.begun and self.begun[0] in self.losses:
+                # The failed batch stays first: Keras may overlook one report, and every later one repeats it.
+                if not math.isfinite(self.losses[self.begun[0]]):
+                    raise self.diverged(self.begun[0])
+                del self.losses[self.begun.popleft()]
+
+    def diverged(self, batch: int) -> ConfigError:
         rate = float(self.rate(self.epoch * self.steps + batch)) if callable(self.rate) else self.rate
         if self.epoch == batch == 0:
             advice = "it is so before any weight was changed: look for huge or missing scores and features"
@@ -69,11 +85,10 @@ class LossGuard(keras.callbacks.Callback):
             advice = f"try train.learning_rate={rate / 10:.2g} or train.clip_norm=1"
             if self.config.precision == "mixed_float16":
                 advice += " or train.precision=mixed_bfloat16"
-        self.error = ConfigError(
-            f"training diverged: the loss is {loss} at epoch {self.epoch + 1}, batch {batch + 1}, "
+        return ConfigError(
+            f"training diverged: the loss is {self.losses[batch]} at epoch {self.epoch + 1}, batch {batch + 1}, "
             f"learning rate {rate:.3g}; {advice}"
         )
-        raise self.error
 
 
 class BatchBar(keras.callbacks.Callback):
