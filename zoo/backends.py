@@ -145,7 +145,9 @@ def _prefer_onednn() -> None:
 # --------------------------------------------------------------------------------------------------- inference
 
 
-def compiled(function: Callable[[dict[str, Any]], Any], model: keras.Model) -> Callable[[dict[str, np.ndarray]], Any]:
+def compiled(
+    function: Callable[[dict[str, Any]], Any], model: keras.Model, small: bool = False
+) -> Callable[[dict[str, np.ndarray]], Any]:
     """A fast form of `function` for inference: no gradients, one compilation per shape of its input.
 
     Later changes of the model's weights are seen. The first call builds the model, if it is not built yet.
@@ -153,9 +155,12 @@ def compiled(function: Callable[[dict[str, Any]], Any], model: keras.Model) -> C
     Args:
         function: maps a dict of arrays, or of such dicts, to a tensor (or a structure of tensors), using the variables
             of `model`.
+        small: it is called often and computes so little that Python's time between the operations counts: PyTorch then
+            records them, as the others always do, and replays them.
     """
-    make = {"jax": _compiled_jax, "tensorflow": _compiled_tensorflow, "torch": _compiled_torch}[name()]
-    return make(function, model)
+    if name() == "torch":
+        return _recorded_torch(function, model) if small else _compiled_torch(function, model)
+    return {"jax": _compiled_jax, "tensorflow": _compiled_tensorflow}[name()](function, model)
 
 
 def _compiled_jax(function: Callable, model: keras.Model) -> Callable:
@@ -201,6 +206,26 @@ def _compiled_torch(function: Callable, model: keras.Model) -> Callable:
         model.eval()
         with torch.no_grad():
             return function(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs))
+
+    return call
+
+
+def _recorded_torch(function: Callable, model: keras.Model) -> Callable:
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    programs: dict[Any, Callable] = {}
+
+    def call(inputs: dict[str, np.ndarray]) -> Any:
+        given = [keras.ops.convert_to_tensor(array) for array in keras.tree.flatten(inputs)]
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in given)
+        with torch.no_grad():
+            if shapes not in programs:
+                model.eval()
+                whole = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array), inputs)
+                function(whole)  # builds what is not built yet, which must not happen while recording
+                programs[shapes] = make_fx(lambda *flat: function(keras.tree.pack_sequence_as(whole, flat)))(*given)
+            return programs[shapes](*given)
 
     return call
 

@@ -5,6 +5,7 @@ Legend: B histories, L events of a window, M appended events, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,7 @@ class Stream:
         told = question.told_time(model.config) or question.told_action(model.config)
         self._changed = 2 if told else 1
         self._extend = backends.compiled(self._extended, model)
+        self._append = backends.compiled(self._extended, model, small=True)
         self._cache = model.empty_cache(len(histories))
         self.histories = _newest(histories, np.minimum(histories.lengths, self.max_length))
         self.vectors = np.zeros((0, 0), np.float32)
@@ -94,14 +96,15 @@ class Stream:
         if full.any() or lengths.min() < self._changed:
             self._read()
         else:
-            self._step(lengths[:, None] + np.arange(-self._changed, 0))
+            self._step(self._append, lengths[:, None] + np.arange(-self._changed, 0))
         return self.vectors
 
     def _read(self) -> None:
         """Makes the state of the windows anew."""
-        self._step(np.broadcast_to(np.arange(self.max_length), (len(self.histories), self.max_length)))
+        everywhere = np.broadcast_to(np.arange(self.max_length), (len(self.histories), self.max_length))
+        self._step(self._extend, everywhere)
 
-    def _step(self, position: np.ndarray) -> None:
+    def _step(self, extend: Callable, position: np.ndarray) -> None:
         """Reads the events at `position` (B, M) of the windows, the last ones among them."""
         windows, count = self.histories, len(self.histories)
         index, real = windows.windows(windows.offsets[:-1], windows.offsets[1:], self.max_length)
@@ -113,7 +116,7 @@ class Stream:
         del events["segment"]
         events["position"] = position.astype(np.int32)
         wanted = (last - position[:, 0]).astype(np.int32)
-        vectors, self._cache = self._extend({"events": events, "cache": self._cache, "wanted": wanted})
+        vectors, self._cache = extend({"events": events, "cache": self._cache, "wanted": wanted})
         self.vectors = keras.ops.convert_to_numpy(vectors).astype(np.float32)
 
     def _extended(self, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
