@@ -6,6 +6,7 @@ KERAS_BACKEND=torch python main.py compute_predictions --model two_tower
 
 import argparse
 import difflib
+import importlib
 import importlib.util
 import os
 import sys
@@ -63,8 +64,8 @@ def parse_args(arguments):
 
 def choose_backend():
     """Sets KERAS_BACKEND, if it is not set, to the first backend installed. Keras is not imported yet."""
-    installed = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
     wanted = os.environ.get("KERAS_BACKEND")
+    installed = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
     if wanted and wanted not in BACKENDS:
         close = difflib.get_close_matches(wanted, BACKENDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(BACKENDS)}"
@@ -75,6 +76,7 @@ def choose_backend():
         raise SystemExit("error: no backend is installed; pip install '.[jax]' (or tensorflow, torch)")
     os.environ["KERAS_BACKEND"] = wanted or installed[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every start with a page of notes
+    importlib.import_module("zoo.memory").keep_freed()  # before the backend's threads begin
 
 
 def main(arguments=None):

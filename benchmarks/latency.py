@@ -27,6 +27,9 @@ COMMON = "embedding_dim=64,max_length=200"
 
 def child(name: str, knobs: str) -> dict[str, Any]:
     """Milliseconds on this process's backend."""
+    from zoo import memory
+
+    memory.keep_freed()  # as main.py does, before the backend's threads begin
     from config import override
     from zoo import backends, registry
     from zoo.data.catalogue import Catalogue

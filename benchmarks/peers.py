@@ -116,6 +116,9 @@ def zoo_config(job: dict[str, Any]) -> Any:
 
 def zoo(job: dict[str, Any]) -> dict[str, Any]:
     """One training by the zoo."""
+    from zoo import memory
+
+    memory.keep_freed()  # as main.py does, before the backend's threads begin
     import resource
 
     from zoo import artifacts, backends, registry, training

@@ -51,6 +51,9 @@ def matrix_rate() -> float:
 
 def child(file: str, name: str, layout: str, knobs: str, count: bool) -> dict[str, Any]:
     """Seconds of a step and, where asked for, its operations."""
+    from zoo import memory
+
+    memory.keep_freed()  # as main.py does, before the backend's threads begin
     import keras
 
     from config import DataConfig, RunConfig, TrainConfig, override

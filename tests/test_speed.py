@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from config import RunConfig, TrainConfig, override
-from zoo import artifacts, backends, losses, registry
+from zoo import artifacts, backends, losses, registry, training
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
 from zoo.data.loaders.sequences import NextItemLoader
@@ -115,3 +115,19 @@ def test_an_appended_event_costs_less_than_its_history():
     stream = Stream(model, histories)
     appended = seconds(lambda: stream.append(np.full(64, NUM_SPECIALS)), repeats=3)
     assert 2 * appended < whole, (appended, whole)
+
+
+def test_a_step_of_touched_items_does_not_grow_with_the_catalogue():
+    taken = {}
+    for items in (2_000, 400_000):
+        histories, catalogue = log(np.full(32, 20), items)
+        knobs = ("max_length=20", "loss=sampled_softmax,num_negatives=64,touched_items=true", "train.batch_size=32")
+        config, model = sasrec(catalogue, *knobs)
+        loader = NextItemLoader(histories, catalogue, config)
+        loader.set_epoch(0)
+        batch = keras.tree.map_structure(ops.convert_to_tensor, loader[0])
+        model(batch[0])
+        optimizer = training.make_optimizer(config.train, 1e-3, model.trainable_variables, [model.item_id])
+        model.compile(optimizer=optimizer, jit_compile=backends.name() == "jax")
+        taken[items] = seconds(lambda model=model, batch=batch: model.train_on_batch(*batch))
+    assert taken[400_000] < 3 * taken[2_000], taken

@@ -6,7 +6,6 @@ Each backend is imported where it is used: a run loads one of jax, tensorflow an
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import math
 import os
@@ -20,6 +19,7 @@ import keras
 import numpy as np
 
 from config import TrainConfig
+from zoo import memory
 
 _PACKAGES = {"jax": ("jax", "jaxlib"), "tensorflow": ("tensorflow",), "torch": ("torch",)}
 
@@ -76,6 +76,7 @@ def configure(config: TrainConfig) -> None:
     On a CPU, the same run gives the same bits: one that was killed and resumed ends like one that was not. On a GPU,
     TensorFlow and PyTorch are asked for the same; JAX has to be, with XLA_FLAGS=--xla_gpu_deterministic_ops=true.
     """
+    memory.keep_freed()
     keras.config.set_dtype_policy(config.precision)
     {"jax": _configure_jax, "tensorflow": _configure_tensorflow, "torch": _configure_torch}[name()](config.threads)
 
@@ -87,21 +88,8 @@ def _configure_jax(threads: int | None) -> None:
 
     if threads is not None:
         os.environ["NPROC"] = str(threads)  # XLA's CPU client reads it when it starts; it has no other setting
-    _keep_freed_memory()
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "jax"))
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep large blocks that are freed. XLA frees its work space after every step, and a quarter of the next
-    step would go into having the pages of a new one made and zeroed. Other libraries have no such settings.
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
-            mallopt(option, value)
 
 
 def _configure_tensorflow(threads: int | None) -> None:
@@ -140,6 +128,30 @@ def _prefer_onednn() -> None:
     fine = torch.full((256, 256), 1 + 2.0**-12)  # is 1 in bfloat16
     if (fine @ fine)[0, 0] < 256 * (1 + 2.0**-12):
         torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+def feed(loader: keras.utils.PyDataset) -> Any:
+    """What `keras.Model.fit` is to read the batches of a loader from; all batches have the same shapes.
+
+    On TensorFlow Keras would make a `tf.data.Dataset` that tunes itself: at the end of an epoch it waits for the tuner,
+    who sleeps for twice as long each time, up to a minute. This one has nothing to tune.
+    """
+    if name() != "tensorflow" or loader.workers > 1:  # Keras' own threads do without the tuner
+        return loader
+    import tensorflow as tf
+
+    def batches():
+        for i in range(len(loader)):
+            yield loader[i]
+
+    signature = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), loader[0])
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(loader))).prefetch(2).with_options(options)
 
 
 # --------------------------------------------------------------------------------------------------- inference
@@ -336,6 +348,34 @@ def dense_gradient(table: Any) -> Any:
         return tf.identity(x), gradient
 
     return dense(tf.convert_to_tensor(table))
+
+
+def read_rows(table: keras.Variable, index: Any) -> Any:
+    """(U, D) rows of the table (V, D) at `index` (U,), without a gradient.
+
+    TensorFlow's `take` reads the whole table first, which `write_rows` would then have to copy.
+    """
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.stop_gradient(table.value.sparse_read(index))
+    return keras.ops.stop_gradient(keras.ops.take(table, index, axis=0))
+
+
+def write_rows(table: keras.Variable, index: Any, rows: Any) -> None:
+    """Writes `rows` (U, D) to the table (V, D) at `index` (U,), in place: what is not written is not copied either.
+
+    An index may occur more than once with the same row.
+    """
+    backend = name()
+    if backend == "jax":
+        table.assign(table.value.at[index].set(rows))  # in place where a compiled step gives the old table away
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        table.value.scatter_update(tf.IndexedSlices(rows, index))
+    else:
+        table.value.detach().index_copy_(0, index.long(), rows)
 
 
 def gradients(loss_function: Callable[[], Any], variables: Sequence[keras.Variable]) -> list[np.ndarray]:

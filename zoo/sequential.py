@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import keras
 from keras import ops
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from config import ModelConfig
 from zoo import losses
@@ -19,7 +19,7 @@ from zoo.data.dataset import DataError
 from zoo.data.loaders.sequences import NextItemLoader
 from zoo.data.vocabulary import NUM_SPECIALS
 from zoo.layers.dropout import Dropout
-from zoo.layers.embedding import ActionEmbedding, IdEmbedding
+from zoo.layers.embedding import ActionEmbedding, IdEmbedding, RowEmbedding
 from zoo.layers.normalize import l2_normalize
 from zoo.recommender import Recommender
 
@@ -43,6 +43,9 @@ class SequentialConfig(ModelConfig):
     similarity: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(0.05, gt=0, description="cosine: divides the scores")
     item_bias: bool = Field(False, description="learn how popular each item is, as one more coordinate")
+    touched_items: bool = Field(
+        False, description="a step moves the items of its batch alone, and costs as much with a million as with a few"
+    )
     # The loss.
     loss: Literal["softmax", "sampled_softmax", "sce", "gbce", "bce", "bpr", "bpr_max", "top1_max"] = "softmax"
     num_negatives: int = Field(256, ge=1)
@@ -52,6 +55,12 @@ class SequentialConfig(ModelConfig):
     calibration: float = Field(0.75, ge=0, le=1, description="gbce: t; 0 is plain bce, 1 fully calibrated")
     elu: float = Field(0.0, ge=0, description="bpr_max: alpha of the ELU that scores go through; 0: none")
     score_penalty: float = Field(1.0, ge=0, description="bpr_max: on squared scores of the negatives")
+
+    @model_validator(mode="after")
+    def _sampled(self) -> SequentialConfig:
+        if self.touched_items and self.loss in ("softmax", "sce"):
+            raise ValueError(f"touched_items=true and loss={self.loss}, which touches all items; use a sampled loss")
+        return self
 
 
 class SequentialRecommender(Recommender):
@@ -76,7 +85,7 @@ class SequentialRecommender(Recommender):
         self.num_tokens = items.size
         # Small, so that the first guess is uniform and Adam's steps of fixed size soon outweigh the start.
         start = keras.initializers.RandomNormal(stddev=0.02)
-        self.item_id = IdEmbedding(items.trained_size, config.embedding_dim, initializer=start, name="item_id")
+        self.item_id = self.table_of_items(config.embedding_dim, start, "item_id")
         self.action_id = self.query_id = None
         if config.use_actions or config.query_action:
             names = _names_of_actions(config, catalogue)
@@ -85,8 +94,13 @@ class SequentialRecommender(Recommender):
             self.query_id = ActionEmbedding(*embedding, name="query_id") if config.query_action else None
         self.bias_id = None
         if config.item_bias:
-            self.bias_id = IdEmbedding(items.trained_size, 1, initializer="zeros", name="bias_id")
+            self.bias_id = self.table_of_items(1, "zeros", "bias_id")
         self.drop = Dropout(config.dropout)
+
+    def table_of_items(self, dim: int, start: Any, name: str) -> IdEmbedding:
+        """A layer with a row of `dim` numbers an item."""
+        make = RowEmbedding if self.config.touched_items else IdEmbedding
+        return make(self.catalogue.items.trained_size, dim, initializer=start, name=name)
 
     @abc.abstractmethod
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
@@ -98,7 +112,7 @@ class SequentialRecommender(Recommender):
         Args:
             table: of the items that are read; None: that of the items which states are compared with.
         """
-        x = (self.item_id if table is None else table)(inputs["item"])
+        x = (self.item_id if table is None else table)(inputs["item"], *_touched(inputs))
         if self.action_id is not None:
             x = x + self.action_id(inputs["action"])
         if self.query_id is not None:
@@ -107,6 +121,10 @@ class SequentialRecommender(Recommender):
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """(T, D or D + 1) the states of the wanted slots, of all R * L where `slot` is not given."""
+        if "touched" in inputs:
+            for layer in self.layers:
+                if isinstance(layer, RowEmbedding):
+                    layer.touch(inputs["touched"])
         states = self.states(inputs, training=training)
         states = ops.reshape(states, (-1, states.shape[-1]))
         if "slot" in inputs:
@@ -127,9 +145,10 @@ class SequentialRecommender(Recommender):
     def item_embeddings(self) -> Any:
         return self.embed_items(ops.arange(self.num_tokens, dtype="int32"))
 
-    def embed_items(self, tokens: Any) -> Any:
-        """(..., D or D + 1) what the states are compared with."""
-        return self._compared(self.item_id(tokens), None if self.bias_id is None else self.bias_id(tokens))
+    def embed_items(self, tokens: Any, *touched: Any) -> Any:
+        """(..., D or D + 1) what the states are compared with; `touched` as in `RowEmbedding`, or nothing."""
+        bias = None if self.bias_id is None else self.bias_id(tokens, *touched)
+        return self._compared(self.item_id(tokens, *touched), bias)
 
     def _compared(self, vectors: Any, bias: Any) -> Any:
         if self.config.similarity == "cosine":
@@ -151,9 +170,9 @@ class SequentialRecommender(Recommender):
             table = self._compared(self.item_id.rows(), None if self.bias_id is None else self.bias_id.rows())
             noise, size = ops.transpose(x["noise"]), min(config.bucket_items, table.shape[0] - NUM_SPECIALS)
             return losses.scalable_cross_entropy(y_pred, table, labels, weights, noise, noise.shape[0], size)
-        positive = ops.cast(ops.sum(y_pred * self.embed_items(labels), axis=-1), "float32")  # (T,)
+        positive = ops.cast(ops.sum(y_pred * self.embed_items(labels, *_touched(x)), axis=-1), "float32")  # (T,)
         tokens = x["negatives"] if config.share_negatives else ops.reshape(x["negatives"], (-1, config.num_negatives))
-        vectors = self.embed_items(tokens)
+        vectors = self.embed_items(tokens, *_touched(x))
         if config.share_negatives:
             negative = ops.matmul(y_pred, ops.transpose(vectors))
             tokens = tokens[None, :]
@@ -181,6 +200,11 @@ class SequentialRecommender(Recommender):
         count = ops.shape(negative)[1]
         prior = ops.log(losses.gbce_power(count, num_items, calibration) / ops.cast(count, "float32"))
         return losses.gbce(positive + prior, negative + prior, weights, num_items, calibration, excluded)
+
+
+def _touched(inputs: dict[str, Any]) -> tuple[Any, ...]:
+    """The items of a training batch, where they alone are moved."""
+    return (inputs["touched"],) if "touched" in inputs else ()
 
 
 def _names_of_actions(config: SequentialConfig, catalogue: Catalogue) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from zoo.checkpoints import Progress
 from zoo.data.behaviour.prepared import BehaviourPrepared
 from zoo.data.catalogue import Prepared
 from zoo.data.dataset import DataError
-from zoo.optimizers import Adagrad
+from zoo.layers.embedding import RowEmbedding
+from zoo.optimizers import Adagrad, RowAdam
 from zoo.recommender import UserEncoder
 from zoo.registry import ModelSpec, Stage
 from zoo.schedules import SCHEDULES, Schedule
@@ -78,7 +80,7 @@ def fit(
             checkpoint was begun with other options, or `train.initial_items` does not fit.
         DataError: there is nothing to train on.
     """
-    _check(config.train)
+    _check(config)
     directory.mkdir(parents=True, exist_ok=True)
     identity = _identity(spec, prepared, config)
     saved = _begin(directory, identity, config, resume)
@@ -129,7 +131,8 @@ def _fit_stage(
         alone = {"epochs": stage.epochs(config), "monitor": "loss", "patience": None, "reduce_on_plateau": None}
         train, callbacks = train.model_copy(update=alone), ()
     rate = learning_rate(train, len(loader))
-    optimizer = make_optimizer(train, rate, model.trainable_variables)
+    touched = [layer for layer in model.layers if isinstance(layer, RowEmbedding) and layer.batch.built]
+    optimizer = make_optimizer(train, rate, model.trainable_variables, touched)
     optimizer.build(model.trainable_variables)
     if saved and saved.optimizer:
         _restore(optimizer.variables, saved.optimizer, directory)
@@ -138,7 +141,7 @@ def _fit_stage(
     # A stage whose last epoch was saved, but not its end, needs no epoch more.
     patient = train.patience is None or progress.waited < train.patience
     model.fit(
-        loader,
+        backends.feed(loader),
         epochs=train.epochs if patient else progress.epoch,
         initial_epoch=progress.epoch,
         shuffle=False,  # it would shuffle the order of batches only; the loader shuffles examples
@@ -174,7 +177,10 @@ def learning_rate(config: TrainConfig, steps: int) -> float | Schedule:
 
 
 def make_optimizer(
-    config: TrainConfig, rate: float | Schedule, variables: Sequence[keras.Variable]
+    config: TrainConfig,
+    rate: float | Schedule,
+    variables: Sequence[keras.Variable],
+    touched: Sequence[RowEmbedding] = (),
 ) -> keras.optimizers.Optimizer:
     """The optimizer of a stage.
 
@@ -184,8 +190,10 @@ def make_optimizer(
     Args:
         rate: of `learning_rate`.
         variables: that will be trained.
+        touched: layers of which a step moves the rows of its batch alone.
     """
-    optimizer = OPTIMIZERS[config.optimizer](
+    make = partial(RowAdam, layers=touched) if touched else OPTIMIZERS[config.optimizer]
+    optimizer = make(
         rate,
         **({"momentum": config.momentum} if config.momentum else {}),
         weight_decay=config.weight_decay or (0.0 if config.optimizer == "adamw" else None),
@@ -201,7 +209,20 @@ def make_optimizer(
     return optimizer
 
 
-def _check(config: TrainConfig) -> None:
+def _check(whole: RunConfig) -> None:
+    config = whole.train
+    if getattr(whole.model, "touched_items", False):
+        plain = {"optimizer": "adam", "ema": None, "accumulate": 1}
+        for knob, value in plain.items():
+            if getattr(config, knob) != value:
+                raise ConfigError(
+                    f"train.{knob}={getattr(config, knob)}: model.touched_items=true trains with plain Adam, a step a "
+                    f"batch; set train.{knob}={'null' if value is None else value} or touched_items=false"
+                )
+        if config.precision == "mixed_float16":
+            raise ConfigError(
+                "train.precision=mixed_float16 scales losses, which model.touched_items=true cannot; use mixed_bfloat16"
+            )
     if config.momentum and config.optimizer not in WITH_MOMENTUM:
         raise ConfigError(
             f"train.momentum={config.momentum}: {config.optimizer} has none of its own to set; "

@@ -127,6 +127,15 @@ class NegativeSampler:
         return self._trained[np.minimum(place, len(self._trained) - 1)].astype(np.int32)
 
 
+def touched(catalogue: Catalogue, *tokens: np.ndarray) -> np.ndarray:
+    """int32 trained items among `tokens` in ascending order, each once, after as many PAD as make the length the same
+    for all arrays of these sizes."""
+    size = min(sum(part.size for part in tokens), catalogue.items.trained_size)
+    found = np.unique(np.concatenate([part.ravel() for part in tokens]))
+    found = found[(found >= NUM_SPECIALS) & (found < catalogue.items.trained_size)]
+    return np.concatenate([np.full(size - len(found), PAD), found]).astype(np.int32)
+
+
 def log_popularity(catalogue: Catalogue) -> np.ndarray:
     """(V,) float32 log-probability that a training event drawn at random is of each item: the log-q of in-batch
     negatives. An item without events counts as one."""

@@ -48,6 +48,54 @@ class IdEmbedding(keras.layers.Layer):
         return ops.cast(backends.dense_gradient(self.table), self.compute_dtype)
 
 
+class BatchRows(keras.layers.Layer):
+    """Which rows of a table a batch touches, and a weight of zeros that is added to them. None of it is saved."""
+
+    def write(self, tokens: Any, dim: int) -> None:
+        """`tokens` (U,): trained ones in ascending order, each once, PAD before them to fill it."""
+        if not self.built:
+            self.step = self.add_weight(shape=(tokens.shape[0], dim), initializer="zeros", name="step_embeddings")
+            self.tokens = self.add_weight(
+                shape=tokens.shape, dtype="int32", initializer="zeros", trainable=False, name="tokens"
+            )
+            self.built = True
+        self.tokens.assign(tokens)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves nothing."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads nothing."""
+
+
+class RowEmbedding(IdEmbedding):
+    """An `IdEmbedding` of which a training step reads and moves the rows of its batch alone: its cost does not grow
+    with the table.
+
+    Where a call is told which rows a batch touches, these are read without a gradient, and a weight of zeros is added
+    to them: its gradient is theirs. `RowAdam` moves the rows by it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.batch = BatchRows(name=f"{self.name}_batch")  # by whose name PyTorch tells gradients apart
+
+    def touch(self, tokens: Any) -> None:
+        """Says what a batch touches, as `BatchRows.write`; the first time must not be within a compiled step."""
+        self.batch.write(tokens, self.dim)
+
+    def call(self, tokens: Any, touched: Any = None) -> Any:
+        """`touched` is what `touch` was told, in training."""
+        if touched is None:
+            return super().call(tokens)
+        known = ops.logical_and(ops.greater_equal(tokens, NUM_SPECIALS), ops.less(tokens, self.trained_size))
+        rows = backends.read_rows(self.table, touched) + self.batch.step
+        place = ops.searchsorted(touched, ops.reshape(ops.where(known, tokens, 0), (-1,)))
+        place = ops.reshape(place, ops.shape(tokens))
+        vectors = ops.take(backends.dense_gradient(rows), place, axis=0)
+        return ops.cast(vectors * ops.cast(known, vectors.dtype)[..., None], self.compute_dtype)
+
+
 class ActionEmbedding(keras.layers.Layer):
     """(...) action tokens -> (..., D). Special tokens (none, hidden, unknown) are zero vectors.
 

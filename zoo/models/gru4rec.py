@@ -21,7 +21,6 @@ from zoo.data.loaders.session_parallel import SessionParallelLoader
 from zoo.data.sources import t_ecd
 from zoo.data.vocabulary import PAD
 from zoo.layers.dropout import Dropout
-from zoo.layers.embedding import IdEmbedding
 from zoo.layers.recurrent import GRU, Memory
 from zoo.registry import ModelSpec, Stage
 from zoo.sequential import SequentialConfig, SequentialRecommender
@@ -45,6 +44,8 @@ class GRU4RecConfig(SequentialConfig):
             raise ValueError("training=session_parallel shares its negatives; leave share_negatives=true")
         if self.training == "session_parallel" and self.loss == "sce":
             raise ValueError("training=session_parallel has batches too small for loss=sce; take another loss")
+        if self.training == "session_parallel" and self.touched_items:
+            raise ValueError("training=session_parallel moves all items; leave touched_items=false")
         return self
 
 
@@ -74,7 +75,7 @@ class GRU4Rec(SequentialRecommender):
         self.input_id = self.item_id
         if not config.constrained_embedding:
             start = keras.initializers.RandomNormal(stddev=0.02)
-            self.input_id = IdEmbedding(catalogue.items.trained_size, dim, initializer=start, name="input_id")
+            self.input_id = self.table_of_items(dim, start, "input_id")
         self.drop_input = Dropout(config.embedding_dropout)
         self.recurrent = [GRU(units, name=f"gru_{i}") for i in range(config.num_layers)]
         self.memories = [Memory(name=f"memory_{i}") for i in range(config.num_layers)]

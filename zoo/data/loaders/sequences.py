@@ -31,7 +31,7 @@ from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
 from zoo.data.loaders.loader import Loader
 from zoo.data.loaders.packing import pack
-from zoo.data.negatives import NegativeSampler
+from zoo.data.negatives import NegativeSampler, touched
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
 
 SHAPES = 8  # numbers of rows, at most, that `inputs` makes of the same number of histories
@@ -95,6 +95,7 @@ class SequenceLoader(Loader):
             x["negatives"]          (N,) int32, or (..., N) with `model.share_negatives=false`
             x["negatives_log_q"]    the same shape, float32 log-probability of each under the sampler
             x["log_q"]              the shape of `event`, float32, the same of the positives
+            x["touched"]            (U,) int32 of `negatives.touched`, with `model.touched_items`
             x["noise"]              (D or D + 1, n) float32 of `scalable_cross_entropy`, transposed, n = 2 sqrt(slots)
 
             y int32 items, PAD where there is none, and weight float32, column `weight` of the event; 0 where it is no
@@ -110,6 +111,8 @@ class SequenceLoader(Loader):
             x["negatives"] = self._sampler.draw_any(int(np.prod(shape)), rng).reshape(shape)
             log_p = np.maximum(self._sampler.log_p, -100).astype(np.float32)  # -inf of what is never drawn: no number
             x["negatives_log_q"], x["log_q"] = log_p[x["negatives"]], log_p[y]
+            if model.touched_items:
+                x["touched"] = touched(self.catalogue, x["item"], y, x["negatives"])
         if model.loss == "sce":
             buckets = min(int(2 * y.size**0.5), y.size)
             x["noise"] = rng.standard_normal((model.embedding_dim + model.item_bias, buckets), np.float32)
