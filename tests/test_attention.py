@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from zoo import backends
+from tests import autodiff
 from zoo.layers.attention import HIDDEN, SelfAttention, visible
 from zoo.layers.embedding import IndexEmbedding
 from zoo.layers.relative_bias import DistanceBias
@@ -166,5 +166,5 @@ def test_indexed_rows_have_a_dense_gradient():
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(layer(index)), keras.ops.convert_to_numpy(layer.table)[[[0, 3], [3, 3]]]
     )
-    (gradient,) = backends.gradients(lambda: keras.ops.sum(layer(index)), layer.trainable_variables)
+    (gradient,) = autodiff.gradients(lambda: keras.ops.sum(layer(index)), layer.trainable_variables)
     np.testing.assert_array_equal(gradient, [[1, 1], [0, 0], [0, 0], [3, 3]])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import erf, log_softmax
 
 from config import RunConfig, TrainConfig
+from tests import autodiff
 from tests.test_attention import attention_reference
-from zoo import backends
 from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
 from zoo.data.loaders.masked_items import MaskedItemLoader
@@ -338,7 +338,7 @@ def test_it_trains_with_sampled_losses(loss):
     gradients = dict(
         zip(
             [w.path for w in model.trainable_variables],
-            backends.gradients(value, model.trainable_variables),
+            autodiff.gradients(value, model.trainable_variables),
             strict=True,
         )
     )
@@ -371,7 +371,7 @@ def test_what_lies_in_the_place_of_a_masked_item_gets_no_gradient_from_it():
     model, _ = model_of(dropout=0.0)
     log = dataclasses.replace(histories([LENGTH]), item=np.arange(5, 5 + LENGTH, dtype=np.int32))
     x, y, weight = epoch(loader(log, mask_share=0.5, last_share=0.0))[0]
-    values = backends.gradients(lambda: keras.ops.sum(model.states(x) ** 3), model.trainable_variables)
+    values = autodiff.gradients(lambda: keras.ops.sum(model.states(x) ** 3), model.trainable_variables)
     table = next(
         g for v, g in zip(model.trainable_variables, values, strict=True) if v.path.endswith("item_id/embeddings")
     )

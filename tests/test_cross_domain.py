@@ -12,6 +12,7 @@ from scipy.special import expit
 
 import main
 from config import RunConfig, override
+from tests import autodiff
 from tests.test_parity import set_numpy_weights
 from zoo import artifacts, backends, evaluation, losses, registry, training
 from zoo.data import splits
@@ -68,8 +69,8 @@ def test_the_gradient_is_reversed_and_scaled(strength):
     layer = keras.layers.Dense(2, use_bias=False)
     x = ops.convert_to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
     layer(x)
-    (plain,) = backends.gradients(lambda: ops.sum(layer(x) ** 2), layer.trainable_variables)
-    (reversed_,) = backends.gradients(
+    (plain,) = autodiff.gradients(lambda: ops.sum(layer(x) ** 2), layer.trainable_variables)
+    (reversed_,) = autodiff.gradients(
         lambda: ops.sum(reverse_gradient(layer(x), strength) ** 2), layer.trainable_variables
     )
     np.testing.assert_allclose(array(reversed_), -strength * array(plain), rtol=1e-5, atol=1e-5)

@@ -12,8 +12,9 @@ from keras import ops
 
 import main
 from config import DataConfig, EvaluateConfig, RunConfig, SampleConfig, SplitConfig, TrainConfig, override
+from tests import autodiff
 from tests.test_parity import set_numpy_weights
-from zoo import backends, evaluation, registry
+from zoo import evaluation, registry
 from zoo.audit import audit
 from zoo.data import cleaning, sources, splits
 from zoo.data.catalogue import Catalogue, prepare, prepare_as
@@ -367,7 +368,7 @@ def test_all_their_weights_are_trained(name):
     def loss():
         return model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight, training=True)
 
-    for gradient in backends.gradients(loss, tables):
+    for gradient in autodiff.gradients(loss, tables):
         assert (np.abs(ops.convert_to_numpy(gradient)).max(axis=1) > 0).all()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from zoo import backends
+from tests import autodiff
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
 from zoo.layers.event_encoder import LATELY, pooled
 from zoo.layers.event_features import CodeEmbedding, FamilyFusion, HashEmbedding, ProductFeatures, hashed
@@ -146,7 +146,7 @@ def test_fusion_of_nothing_has_a_finite_gradient():
         return ops.sum(layer([layer.prepare(i, zeros) for i in range(2)]))
 
     loss()
-    assert all(np.isfinite(g).all() for g in backends.gradients(loss, layer.trainable_variables))
+    assert all(np.isfinite(g).all() for g in autodiff.gradients(loss, layer.trainable_variables))
 
 
 # ------------------------------------------------------------------------------------------------- stacks
@@ -234,7 +234,7 @@ def test_a_stack_keeps_to_its_sequence_and_its_past(kind):
     # Each head has a bias of its own.
     by_time = next(v for v in stack.weights if v.path.endswith("by_time"))
     assert by_time.shape == (2, 129)
-    gradient = backends.gradients(
+    gradient = autodiff.gradients(
         lambda: ops.sum(ops.sin(stack(*(ops.convert_to_tensor(a) for a in (x, segment, time))))), [by_time]
     )[0]
     assert np.abs(gradient[0] - gradient[1]).max() > 1e-6

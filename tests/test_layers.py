@@ -8,6 +8,7 @@ import pytest
 from scipy.special import softmax
 
 from config import ConfigError
+from tests import autodiff
 from zoo import backends
 from zoo.data.features import FeatureTable
 from zoo.layers.dropout import Dropout
@@ -49,7 +50,7 @@ def test_gradients_of_a_repeated_id_are_summed_and_dense():
     layer = IdEmbedding(6, 2)
     tokens = tensor(np.array([3, 4, 3, 0, 9], np.int32))
     layer(tokens)
-    (gradient,) = backends.gradients(lambda: keras.ops.sum(layer(tokens)), layer.trainable_variables)
+    (gradient,) = autodiff.gradients(lambda: keras.ops.sum(layer(tokens)), layer.trainable_variables)
     expected = np.zeros((6, 2))
     expected[3], expected[4] = 2, 1
     np.testing.assert_array_equal(np.asarray(array(gradient)), expected)
@@ -173,7 +174,7 @@ def test_l2_normalize():
 
 def test_l2_normalize_has_a_finite_gradient_at_zero():
     zero = keras.Variable(np.zeros((2, 3), np.float32))
-    (gradient,) = backends.gradients(lambda: keras.ops.sum(l2_normalize(keras.ops.convert_to_tensor(zero))), [zero])
+    (gradient,) = autodiff.gradients(lambda: keras.ops.sum(l2_normalize(keras.ops.convert_to_tensor(zero))), [zero])
     assert np.isfinite(array(gradient)).all()
 
 
@@ -215,5 +216,5 @@ def test_what_is_dropped_has_no_gradient(monkeypatch):
     layer, x = Dropout(0.5), keras.Variable(normal(5, 6), trainable=True)
     kept = RNG.integers(0, 256, (5, 6)).astype(np.uint8)
     monkeypatch.setattr(backends, "random_bytes", lambda shape, seed: tensor(kept))
-    (gradient,) = backends.gradients(lambda: keras.ops.sum(layer(x.value, training=True)), [x])
+    (gradient,) = autodiff.gradients(lambda: keras.ops.sum(layer(x.value, training=True)), [x])
     np.testing.assert_array_equal(gradient, np.where(kept >= 128, 2.0, 0.0))

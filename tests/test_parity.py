@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from config import SampleConfig, override
+from tests import autodiff
 from zoo import artifacts, backends, checkpoints, registry, training
 from zoo.data import sources, splits
 from zoo.data.behaviour.log import Snapshot
@@ -107,7 +108,7 @@ def measure_stage(model, loader, histories):
         return model.compute_loss(x=x, y=y, y_pred=model(x, training=True), sample_weight=weight, training=True)
 
     before = checkpoints.values(model.variables)
-    gradients = backends.gradients(loss, model.trainable_variables)
+    gradients = autodiff.gradients(loss, model.trainable_variables)
     checkpoints.assign(model.variables, before)  # not every backend counts that as a step
     for path, gradient in zip(_names(model), gradients, strict=True):
         result[f"gradient {path}"] = keras.ops.convert_to_numpy(gradient)

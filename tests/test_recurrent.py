@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from tests import autodiff
 from tests.test_losses import value_and_gradients
-from zoo import backends
 from zoo.layers.recurrent import GRU, Memory
 
 RNG = np.random.default_rng(3)
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_the_loop(weights):
     found = dict(zip(("x", "start"), gradients, strict=True))
     names = [variable.name for variable in gru.trainable_variables]
     tensors = [keras.ops.convert_to_tensor(array) for array in (x, start)]
-    found |= dict(zip(names, backends.gradients(lambda: loss(*tensors), gru.trainable_variables), strict=True))
+    found |= dict(zip(names, autodiff.gradients(lambda: loss(*tensors), gru.trainable_variables), strict=True))
     arguments = dict(zip(("x", "keep", "start", *names), (x, keep, start, *weights), strict=True))
     step = 1e-5
     for name, gradient in found.items():
