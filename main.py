@@ -76,7 +76,7 @@ def choose_backend():
         raise SystemExit("error: no backend is installed; pip install '.[jax]' (or tensorflow, torch)")
     os.environ["KERAS_BACKEND"] = wanted or installed[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every start with a page of notes
-    importlib.import_module("zoo.memory").keep_freed()  # before the backend's threads begin
+    importlib.import_module("zoo.memory").keep_freed(os.environ["KERAS_BACKEND"])  # before its threads begin
 
 
 def main(arguments=None):

@@ -11,6 +11,7 @@ for 1,024 users among all.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -31,7 +32,7 @@ LOSSES = {
 def child(items: int, dim: int, overrides: str) -> None:
     from zoo import memory
 
-    memory.keep_freed()  # as main.py does, before the backend's threads begin
+    memory.keep_freed(os.environ["KERAS_BACKEND"])  # as main.py does, before the backend's threads begin
     import keras
 
     from config import RunConfig, TrainConfig, override

@@ -29,7 +29,7 @@ def child(name: str, knobs: str) -> dict[str, Any]:
     """Milliseconds on this process's backend."""
     from zoo import memory
 
-    memory.keep_freed()  # as main.py does, before the backend's threads begin
+    memory.keep_freed(os.environ["KERAS_BACKEND"])  # as main.py does, before the backend's threads begin
     from config import override
     from zoo import backends, registry
     from zoo.data.catalogue import Catalogue

@@ -118,7 +118,7 @@ def zoo(job: dict[str, Any]) -> dict[str, Any]:
     """One training by the zoo."""
     from zoo import memory
 
-    memory.keep_freed()  # as main.py does, before the backend's threads begin
+    memory.keep_freed(os.environ["KERAS_BACKEND"])  # as main.py does, before the backend's threads begin
     import resource
 
     from zoo import artifacts, backends, registry, training

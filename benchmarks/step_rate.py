@@ -53,7 +53,7 @@ def child(file: str, name: str, layout: str, knobs: str, count: bool) -> dict[st
     """Seconds of a step and, where asked for, its operations."""
     from zoo import memory
 
-    memory.keep_freed()  # as main.py does, before the backend's threads begin
+    memory.keep_freed(os.environ["KERAS_BACKEND"])  # as main.py does, before the backend's threads begin
     import keras
 
     from config import DataConfig, RunConfig, TrainConfig, override

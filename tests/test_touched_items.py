@@ -17,8 +17,8 @@ SAMPLED = "loss=sampled_softmax,dropout=0"
 MODELS = [
     ("sasrec", f"{SAMPLED},item_bias=true"),
     ("gru4rec", f"{SAMPLED},constrained_embedding=false"),
-    ("bert4rec", SAMPLED),
-    ("hstu", "loss=gbce,dropout=0"),
+    pytest.param("bert4rec", SAMPLED, marks=pytest.mark.once),
+    pytest.param("hstu", "loss=gbce,dropout=0", marks=pytest.mark.once),
 ]
 
 
@@ -123,6 +123,7 @@ def test_what_a_batch_does_not_touch_stands_still(tmp_path):
     np.testing.assert_allclose(plain.score(histories), model.score(histories), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "knob, remedy",
     [("train.ema=0.9", "train.ema=null"), ("accumulate=2", "accumulate=1"), ("optimizer=adagrad", "optimizer=adam")],

@@ -76,7 +76,7 @@ def configure(config: TrainConfig) -> None:
     On a CPU, the same run gives the same bits: one that was killed and resumed ends like one that was not. On a GPU,
     TensorFlow and PyTorch are asked for the same; JAX has to be, with XLA_FLAGS=--xla_gpu_deterministic_ops=true.
     """
-    memory.keep_freed()
+    memory.keep_freed(name())
     keras.config.set_dtype_policy(config.precision)
     {"jax": _configure_jax, "tensorflow": _configure_tensorflow, "torch": _configure_torch}[name()](config.threads)
 
