@@ -96,6 +96,16 @@ def steps_of(name, knobs, batches=6):
     return model, prepared, loader[0][0], tables
 
 
+@pytest.mark.skipif(backends.name() != "jax", reason="what JAX cannot do yet")
+def test_jax_refuses_to_train_with_it(tmp_path):
+    config = override(tiny("sasrec"), [SAMPLED, "touched_items=true,train.monitor=loss"])
+    prepared = prepared_sample(config)
+    with pytest.raises(ConfigError, match="JAX yet"):
+        training.fit(
+            artifacts.build("sasrec", config, prepared.catalogue), registry.get("sasrec"), prepared, config, tmp_path
+        )
+
+
 @pytest.mark.parametrize("name, knobs", MODELS)
 def test_where_every_item_is_touched_it_is_adam(name, knobs):
     """So many negatives that each batch touches all items: nothing is left for the two to differ in."""

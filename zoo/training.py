@@ -212,6 +212,11 @@ def make_optimizer(
 def _check(whole: RunConfig) -> None:
     config = whole.train
     if getattr(whole.model, "touched_items", False):
+        if backends.name() == "jax":  # a compiled step there does not tell the optimizer which items a batch touched
+            raise ConfigError(
+                "model.touched_items=true does not train on JAX yet; use KERAS_BACKEND=tensorflow or torch, or set it "
+                "to false"
+            )
         plain = {"optimizer": "adam", "ema": None, "accumulate": 1}
         for knob, value in plain.items():
             if getattr(config, knob) != value:
