@@ -64,8 +64,8 @@ def parse_args(arguments):
 
 def choose_backend():
     """Sets KERAS_BACKEND, if it is not set, to the first backend installed. Keras is not imported yet."""
-    wanted = os.environ.get("KERAS_BACKEND")
     installed = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
+    wanted = os.environ.get("KERAS_BACKEND")
     if wanted and wanted not in BACKENDS:
         close = difflib.get_close_matches(wanted, BACKENDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(BACKENDS)}"

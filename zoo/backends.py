@@ -234,9 +234,12 @@ def _recorded_torch(function: Callable, model: keras.Model) -> Callable:
         with torch.no_grad():
             if shapes not in programs:
                 model.eval()
-                whole = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array), inputs)
-                function(whole)  # builds what is not built yet, which must not happen while recording
-                programs[shapes] = make_fx(lambda *flat: function(keras.tree.pack_sequence_as(whole, flat)))(*given)
+
+                def packed(*flat: Any) -> Any:
+                    return function(keras.tree.pack_sequence_as(inputs, flat))
+
+                packed(*given)  # builds what is not built yet, which must not happen while recording
+                programs[shapes] = make_fx(packed)(*given)
             return programs[shapes](*given)
 
     return call
