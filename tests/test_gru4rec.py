@@ -14,6 +14,7 @@ from zoo import artifacts, backends, registry, training
 from zoo.data.histories import Histories
 from zoo.data.loaders.session_parallel import SessionParallelLoader, take_turns
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
+from zoo.layers.embedding import RowEmbedding
 
 SPEC = registry.get("gru4rec")
 SLOTS, NEGATIVES, DIM = 8, 5, 6
@@ -215,6 +216,8 @@ class Reference:
         "loss=sampled_softmax,popularity_power=0.75,logq=1",
         "loss=sampled_softmax,popularity_power=0.5,logq=0.5,constrained_embedding=false,momentum=0.3",
         "loss=bpr_max,elu=0.5,score_penalty=0.9,momentum=0.15,popularity_power=0.3",
+        "loss=bpr_max,elu=0.5,score_penalty=0.9,momentum=0.15,popularity_power=0.3,touched_items=true",
+        "loss=sampled_softmax,constrained_embedding=false,touched_items=true",
         "loss=bpr_max,elu=0,score_penalty=0",
         "loss=top1_max,momentum=0.1",
     ],
@@ -235,7 +238,8 @@ def test_a_hundred_batches_as_in_numpy(options):
     loader = SPEC.stages[0].loader(log, items, config)
     loader.set_epoch(0)
     model(loader[0][0])
-    model.compile(optimizer=training.make_optimizer(config.train, 0.05, model.trainable_variables))
+    rows = [layer for layer in model.layers if isinstance(layer, RowEmbedding)]
+    model.compile(optimizer=training.make_optimizer(config.train, 0.05, model.trainable_variables, rows))
     lists = [log.item[a:b].tolist() for a, b in zip(log.offsets[:-1], log.offsets[1:], strict=True)]
     lists = sorted(zip(log.timestamp[log.offsets[:-1].clip(max=len(log.item) - 1)], lists, strict=True))
     lists = [items for _, items in lists if len(items) > 1]

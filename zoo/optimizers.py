@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -42,41 +42,50 @@ class Adagrad(keras.optimizers.Optimizer):
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         """One step of one variable."""
         i = self._get_variable_index(variable)
-        gradient = ops.cast(gradient, variable.dtype)
-        squares = ops.add(self._squares[i], ops.square(gradient))
-        step = ops.cast(learning_rate, variable.dtype) * gradient * ops.rsqrt(squares + self.epsilon)
-        self.assign(self._squares[i], squares)
-        if not self.momentum:
-            self.assign_sub(variable, step)
-            return
-        before = ops.convert_to_tensor(self._moments[i])
-        moment = self.momentum * before - step
-        if not self._is_table[i]:
-            self.assign(self._moments[i], moment)
-            self.assign_add(variable, moment)
-            return
+        old = [ops.convert_to_tensor(each) for each in (variable, *self.memory(i))]
+        moved = self.moved(ops.cast(gradient, variable.dtype), learning_rate, *old, rows=self._is_table[i])
+        for each, new in zip((variable, *self.memory(i)), moved, strict=True):
+            self.assign(each, new)
+
+    def memory(self, i: int) -> list[keras.Variable]:
+        """What is remembered of the i-th variable."""
+        return [self._squares[i], *self._moments[i : i + 1]]
+
+    def moved(self, gradient: Any, rate: Any, value: Any, squares: Any, *moment: Any, rows: bool) -> tuple[Any, ...]:
+        """The value, and what is remembered of it, after a step; `rows`: those without a gradient stand still."""
+        squares = squares + ops.square(gradient)
+        step = ops.cast(rate, value.dtype) * gradient * ops.rsqrt(squares + self.epsilon)
+        if not moment:
+            return value - step, squares
+        (before,) = moment
+        change = self.momentum * before - step
+        if not rows:
+            return value + change, squares, change
         touched = ops.any(ops.not_equal(gradient, 0), axis=-1, keepdims=True)
-        self.assign(self._moments[i], ops.where(touched, moment, before))
-        self.assign_add(variable, ops.where(touched, moment, 0.0))
+        return value + ops.where(touched, change, 0.0), squares, ops.where(touched, change, before)
 
 
-class RowAdam(keras.optimizers.Adam):
-    """Adam that moves, of the tables of `layers`, the rows of the batch alone; all else as Adam does.
+class ByRows(keras.optimizers.Optimizer):
+    """To be mixed into an optimizer, which then moves, of the tables of `layers`, the rows of the batch alone.
 
-    Exact but for one thing, as PyTorch's SparseAdam: a row that a batch does not touch stands still, and so do its
-    moments, where Adam would move it on by what it remembers. Corrections for the first steps count all steps.
+    The optimizer has two methods: `memory(i)` is what it remembers of the i-th variable, and `moved(gradient, rate,
+    value, *memory, rows=True)` some rows of both after a step.
 
     Args:
         layers: whose tables these are.
     """
 
+    memory: Callable[[int], list[keras.Variable]]
+    moved: Callable[..., tuple[Any, ...]]
+
     def __init__(self, learning_rate: Any, layers: Sequence[RowEmbedding], **kwargs: Any):
-        super().__init__(learning_rate, **{"name": "row_adam", **kwargs})
+        super().__init__(learning_rate=learning_rate, **kwargs)
         self._row_layers = list(layers)
         self._tables = {id(layer.table) for layer in layers}
+        self._steps = {id(layer.batch.step) for layer in layers}
 
     def build(self, var_list: list[keras.Variable]) -> None:
-        """Makes the moments, and remembers which variable is whose step."""
+        """Makes what is remembered, and notes which variable is whose step."""
         if self.built:
             return
         super().build(var_list)
@@ -84,27 +93,54 @@ class RowAdam(keras.optimizers.Adam):
         self._layer_of = {index(layer.batch.step): (layer, index(layer.table)) for layer in self._row_layers}
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
-        """Leaves the gradients of the tables themselves aside: they are none, or zeros."""
+        """Tells gradients from tokens; gradients of the tables themselves are none, or zeros, and left aside."""
         variables = self._trainable_variables if trainable_variables is None else trainable_variables
         if not self.built:
             self.build(list(variables))
-        kept = [(g, v) for g, v in zip(grads, variables, strict=True) if id(v) not in self._tables]
+        kept, self._touched = [], {}
+        for gradient, variable in zip(grads, variables, strict=True):
+            if id(variable) in self._steps:
+                self._touched[self._get_variable_index(variable)] = ops.cast(gradient[:, -1], "int32")
+                gradient = gradient[:, :-1]
+            if id(variable) not in self._tables:
+                kept.append((gradient, variable))
         super().apply(*(list(part) for part in zip(*kept, strict=True)))
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         """One step of one variable."""
-        found = self._layer_of.get(self._get_variable_index(variable))  # TensorFlow gives its own kind of variable
-        if found is None:
+        step = self._get_variable_index(variable)  # TensorFlow gives its own kind of variable
+        if step not in self._layer_of:
             super().update_step(gradient, variable, learning_rate)
             return
-        layer, i = found
-        first, second, row = self._momentums[i], self._velocities[i], ops.convert_to_tensor(layer.batch.tokens)
-        mean, square, values = (backends.read_rows(table, row) for table in (first, second, layer.table))
+        (layer, i), touched = self._layer_of[step], self._touched[step]
+        tables = [layer.table, *self.memory(i)]
+        old = [backends.read_rows(table, touched) for table in tables]
+        for table, new in zip(tables, self.moved(gradient, learning_rate, *old, rows=True), strict=True):
+            backends.write_rows(table, touched, new)
+
+
+class RowAdam(ByRows, keras.optimizers.Adam):
+    """Adam that moves, of the tables of `layers`, the rows of the batch alone; all else as Adam does.
+
+    Exact but for one thing, as PyTorch's SparseAdam: a row that a batch does not touch stands still, and so do its
+    moments, where Adam would move it on by what it remembers. Corrections for the first steps count all steps.
+    """
+
+    def memory(self, i: int) -> list[keras.Variable]:
+        return [self._momentums[i], self._velocities[i]]
+
+    def moved(self, gradient: Any, rate: Any, *old: Any, rows: bool) -> tuple[Any, ...]:
+        value, mean, square = old
         mean = mean + (gradient - mean) * (1 - self.beta_1)
         square = square + (ops.square(gradient) - square) * (1 - self.beta_2)
         steps = ops.cast(self.iterations + 1, "float32")
-        rate = ops.cast(learning_rate, "float32") * ops.sqrt(1 - ops.power(self.beta_2, steps))
+        rate = ops.cast(rate, "float32") * ops.sqrt(1 - ops.power(self.beta_2, steps))
         rate = rate / (1 - ops.power(self.beta_1, steps))
-        moved = values - rate * mean / (ops.sqrt(square) + self.epsilon)
-        for table, rows in ((first, mean), (second, square), (layer.table, moved)):
-            backends.write_rows(table, row, rows)
+        return value - rate * mean / (ops.sqrt(square) + self.epsilon), mean, square
+
+
+class RowAdagrad(ByRows, Adagrad):
+    """`Adagrad` that moves, of the tables of `layers`, the rows of the batch alone: what it computes is the same."""
+
+
+BY_ROWS = {"adam": RowAdam, "adagrad": RowAdagrad}

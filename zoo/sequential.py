@@ -102,6 +102,10 @@ class SequentialRecommender(Recommender):
         make = RowEmbedding if self.config.touched_items else IdEmbedding
         return make(self.catalogue.items.trained_size, dim, initializer=start, name=name)
 
+    @property
+    def _by_rows(self) -> list[RowEmbedding]:
+        return [layer for layer in self.layers if isinstance(layer, RowEmbedding)]
+
     @abc.abstractmethod
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """(R, L, D) the state after each event."""
@@ -122,9 +126,8 @@ class SequentialRecommender(Recommender):
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """(T, D or D + 1) the states of the wanted slots, of all R * L where `slot` is not given."""
         if "touched" in inputs:
-            for layer in self.layers:
-                if isinstance(layer, RowEmbedding):
-                    layer.touch(inputs["touched"])
+            for layer in self._by_rows:
+                layer.touch(inputs["touched"])
         states = self.states(inputs, training=training)
         states = ops.reshape(states, (-1, states.shape[-1]))
         if "slot" in inputs:
@@ -156,6 +159,14 @@ class SequentialRecommender(Recommender):
         return vectors if bias is None else ops.concatenate([vectors, bias], axis=-1)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = self.loss_of(x, y, y_pred, sample_weight)
+        if "touched" in x:
+            loss = loss + sum(layer.batch.address(x["touched"]) for layer in self._by_rows)
+        return loss
+
+    def loss_of(self, x: dict[str, Any], y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """The loss of a batch: `y` the wanted items and `sample_weight` their weights, of as many as `y_pred` has
+        rows."""
         labels, weights = ops.reshape(y, (-1,)), ops.reshape(sample_weight, (-1,))
         config = self.config
         if config.loss == "softmax":

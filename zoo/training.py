@@ -24,7 +24,7 @@ from zoo.data.behaviour.prepared import BehaviourPrepared
 from zoo.data.catalogue import Prepared
 from zoo.data.dataset import DataError
 from zoo.layers.embedding import RowEmbedding
-from zoo.optimizers import Adagrad, RowAdam
+from zoo.optimizers import BY_ROWS, Adagrad
 from zoo.recommender import UserEncoder
 from zoo.registry import ModelSpec, Stage
 from zoo.schedules import SCHEDULES, Schedule
@@ -192,7 +192,7 @@ def make_optimizer(
         variables: that will be trained.
         touched: layers of which a step moves the rows of its batch alone.
     """
-    make = partial(RowAdam, layers=touched) if touched else OPTIMIZERS[config.optimizer]
+    make = partial(BY_ROWS[config.optimizer], layers=touched) if touched else OPTIMIZERS[config.optimizer]
     optimizer = make(
         rate,
         **({"momentum": config.momentum} if config.momentum else {}),
@@ -212,22 +212,7 @@ def make_optimizer(
 def _check(whole: RunConfig) -> None:
     config = whole.train
     if getattr(whole.model, "touched_items", False):
-        if backends.name() == "jax":  # a compiled step there does not tell the optimizer which items a batch touched
-            raise ConfigError(
-                "model.touched_items=true does not train on JAX yet; use KERAS_BACKEND=tensorflow or torch, or set it "
-                "to false"
-            )
-        plain = {"optimizer": "adam", "ema": None, "accumulate": 1}
-        for knob, value in plain.items():
-            if getattr(config, knob) != value:
-                raise ConfigError(
-                    f"train.{knob}={getattr(config, knob)}: model.touched_items=true trains with plain Adam, a step a "
-                    f"batch; set train.{knob}={'null' if value is None else value} or touched_items=false"
-                )
-        if config.precision == "mixed_float16":
-            raise ConfigError(
-                "train.precision=mixed_float16 scales losses, which model.touched_items=true cannot; use mixed_bfloat16"
-            )
+        _check_touched_items(config)
     if config.momentum and config.optimizer not in WITH_MOMENTUM:
         raise ConfigError(
             f"train.momentum={config.momentum}: {config.optimizer} has none of its own to set; "
@@ -237,6 +222,24 @@ def _check(whole: RunConfig) -> None:
         raise ConfigError(
             f"train.reduce_on_plateau={config.reduce_on_plateau} halves a constant learning rate; with "
             f"train.schedule={config.schedule} and train.warmup_steps={config.warmup_steps} use one or the other"
+        )
+
+
+def _check_touched_items(config: TrainConfig) -> None:
+    if config.optimizer not in BY_ROWS:
+        raise ConfigError(
+            f"train.optimizer={config.optimizer} moves all items; use train.optimizer={' or '.join(BY_ROWS)}, or "
+            "model.touched_items=false"
+        )
+    for knob, value in {"ema": None, "accumulate": 1}.items():
+        if getattr(config, knob) != value:
+            raise ConfigError(
+                f"train.{knob}={getattr(config, knob)}: model.touched_items=true takes a step a batch, and no average; "
+                f"set train.{knob}={'null' if value is None else value} or touched_items=false"
+            )
+    if config.precision == "mixed_float16":
+        raise ConfigError(
+            "train.precision=mixed_float16 scales losses, which model.touched_items=true cannot; use mixed_bfloat16"
         )
 
 

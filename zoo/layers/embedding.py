@@ -49,17 +49,27 @@ class IdEmbedding(keras.layers.Layer):
 
 
 class BatchRows(keras.layers.Layer):
-    """Which rows of a table a batch touches, and a weight of zeros that is added to them. None of it is saved."""
+    """A weight of zeros that is added to those rows of a table which a batch touches: its gradient is theirs.
 
-    def write(self, tokens: Any, dim: int) -> None:
-        """`tokens` (U,): trained ones in ascending order, each once, PAD before them to fill it."""
+    Its last column is added to nothing. See `address`. None of it is saved.
+    """
+
+    def make(self, count: int, dim: int) -> None:
+        """Creates the weight, (count, dim + 1), if there is none."""
         if not self.built:
-            self.step = self.add_weight(shape=(tokens.shape[0], dim), initializer="zeros", name="step_embeddings")
-            self.tokens = self.add_weight(
-                shape=tokens.shape, dtype="int32", initializer="zeros", trainable=False, name="tokens"
+            # In float32 also where the model computes in less: tokens are whole numbers.
+            self.step = self.add_weight(
+                shape=(count, dim + 1), initializer="zeros", dtype="float32", autocast=False, name="step_embeddings"
             )
             self.built = True
-        self.tokens.assign(tokens)
+
+    def address(self, tokens: Any) -> Any:
+        """Zero, of which `tokens` (U,) are the gradient in the last column.
+
+        As a term of the loss it tells the optimizer whose rows these are: in a compiled step of JAX it sees gradients
+        and what it may change, nothing else.
+        """
+        return ops.sum(self.step[:, -1] * ops.cast(tokens, "float32"))
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""
@@ -73,23 +83,31 @@ class RowEmbedding(IdEmbedding):
     with the table.
 
     Where a call is told which rows a batch touches, these are read without a gradient, and a weight of zeros is added
-    to them: its gradient is theirs. `RowAdam` moves the rows by it.
+    to them: its gradient is theirs. The optimizers of `zoo.optimizers.BY_ROWS` move the rows by it.
+
+    Raises:
+        ValueError: the table has more rows than float32 counts one by one (16,777,216).
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.trained_size > 2**24:
+            raise ValueError(
+                f"touched_items=true: {self.trained_size:,} items are more than {2**24:,}, of which it can tell apart; "
+                "set it to false"
+            )
         self.batch = BatchRows(name=f"{self.name}_batch")  # by whose name PyTorch tells gradients apart
 
     def touch(self, tokens: Any) -> None:
-        """Says what a batch touches, as `BatchRows.write`; the first time must not be within a compiled step."""
-        self.batch.write(tokens, self.dim)
+        """Expects batches that touch as many rows as there are `tokens`; the first time not within a compiled step."""
+        self.batch.make(tokens.shape[0], self.dim)
 
     def call(self, tokens: Any, touched: Any = None) -> Any:
-        """`touched` is what `touch` was told, in training."""
+        """`touched` (U,), in training: the trained tokens of the batch in ascending order, each once, after PADs."""
         if touched is None:
             return super().call(tokens)
         known = ops.logical_and(ops.greater_equal(tokens, NUM_SPECIALS), ops.less(tokens, self.trained_size))
-        rows = backends.read_rows(self.table, touched) + self.batch.step
+        rows = backends.read_rows(self.table, touched) + self.batch.step[:, :-1]
         place = ops.searchsorted(touched, ops.reshape(ops.where(known, tokens, 0), (-1,)))
         place = ops.reshape(place, ops.shape(tokens))
         vectors = ops.take(backends.dense_gradient(rows), place, axis=0)

@@ -44,8 +44,6 @@ class GRU4RecConfig(SequentialConfig):
             raise ValueError("training=session_parallel shares its negatives; leave share_negatives=true")
         if self.training == "session_parallel" and self.loss == "sce":
             raise ValueError("training=session_parallel has batches too small for loss=sce; take another loss")
-        if self.training == "session_parallel" and self.touched_items:
-            raise ValueError("training=session_parallel moves all items; leave touched_items=false")
         return self
 
 
@@ -98,8 +96,8 @@ class GRU4Rec(SequentialRecommender):
                 x = self.drop(layer(x, keep), training=training)
         return x if self.project is None else self.project(x)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+    def loss_of(self, x: dict[str, Any], y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        loss = super().loss_of(x, y, y_pred, sample_weight)
         if self.config.training == "session_parallel":
             loss = loss * ops.mean(sample_weight)  # the mean over all slots, the empty ones too
         return loss
@@ -176,6 +174,7 @@ MODEL = ModelSpec(
                 "embedding_dropout": 0.5,
                 "dropout": 0.3,
                 "item_bias": True,
+                "touched_items": True,
             },
             split=SplitConfig(strategy="by_user", targets="all"),
             evaluate=EvaluateConfig(exclude_seen=False),

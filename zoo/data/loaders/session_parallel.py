@@ -18,7 +18,7 @@ from zoo.data.catalogue import Catalogue
 from zoo.data.histories import Histories
 from zoo.data.loaders.loader import Loader
 from zoo.data.loaders.sequences import NextItemLoader, actions
-from zoo.data.negatives import NegativeSampler
+from zoo.data.negatives import NegativeSampler, touched
 from zoo.data.vocabulary import NUM_SPECIALS, PAD
 
 
@@ -34,6 +34,7 @@ class SessionParallelLoader(Loader):
     x["excluded"]           (B, B + N) bool candidates that are none of this slot's: its own next item, empty slots'
     x["negatives_log_q"]    (B + N,) float32 logq * log-frequency, times `popularity_power` for what was drawn
     x["log_q"]              (B, 1) float32 the same of the positives
+    x["touched"]            (U,) int32 of `negatives.touched`, with `model.touched_items`
     y                       (B, 1) int32 the next item; PAD in an empty slot
     weight                  (B, 1) float32: column `weight` of the next event; 0 where it is no trained item
 
@@ -87,6 +88,8 @@ class SessionParallelLoader(Loader):
             x["excluded"][:, : len(y)] = np.eye(len(y), dtype=bool) | (weight == 0)
             log_q = self._log_count[y]
             x["log_q"] = log_q[:, None]
+            if model.touched_items:
+                x["touched"] = touched(self.catalogue, x["item"], x["negatives"])
             x["negatives_log_q"] = np.concatenate([log_q, self._log_count[drawn] * model.popularity_power])
         return x, y[:, None], weight[:, None]
 
