@@ -60,9 +60,13 @@ def main() -> None:
     # Overrides make another recipe: its record must not take the place of the preset's.
     title = "_".join(["quality", name, preset, *re.findall(r"[\w.=-]+", overrides)])
     path = RESULTS / f"{title}.json"
-    knobs = json.loads(config.model_dump_json(include={"model", "train"}))
-    known = json.loads(path.read_text())["results"] if path.exists() else {}
-    rows = known["seeds"] if known.get("config") == knobs else []
+    knobs, plain = (
+        json.loads(each.model_dump_json(include={"model", "train"}))
+        for each in (config, RunConfig(model=type(config.model)()))
+    )
+    known = json.loads(path.read_text())["results"] if path.exists() else {"config": {}}
+    before = {section: plain[section] | known["config"].get(section, {}) for section in plain}  # knobs that are new
+    rows = known["seeds"] if before == knobs else []
     for seed in range(int(seeds)):
         if all(row["seed"] != seed for row in rows):
             seeded = override(config, [f"seed={seed}"])

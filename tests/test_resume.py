@@ -1,5 +1,6 @@
 """A training that is killed and started again ends with the bits of one that was left alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -181,6 +182,18 @@ def test_other_options_are_refused(tmp_path, option):
         tiny.train(tmp_path, option, resume=True)
     assert f"{option} (it began with " in str(error.value) and "\n" not in str(error.value)
     assert (tmp_path / checkpoints.FILE).read_bytes() == old
+
+
+def test_a_knob_that_is_new_since_the_checkpoint_was_as_its_default_is(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train(tmp_path, score=Interruption(2))
+    with h5py.File(tmp_path / checkpoints.FILE, "r+") as file:
+        identity = json.loads(file.attrs["identity"])
+        del identity["train.momentum"], identity["model.dropout"]
+        file.attrs["identity"] = json.dumps(identity)
+    with pytest.raises(ConfigError, match=r"model\.dropout=0\.1"):
+        tiny.train(tmp_path, "model.dropout=0.1", resume=True)
+    assert tiny.train(tmp_path, resume=True).result.history
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"not HDF5", lambda b: b""])

@@ -246,15 +246,21 @@ def _check_touched_items(config: TrainConfig) -> None:
 def _identity(spec: ModelSpec, prepared: Prepared | BehaviourPrepared, config: RunConfig) -> dict[str, Any]:
     """What decides the weights that a training ends with, by name."""
     identity = {"model": spec.model.__name__, "KERAS_BACKEND": backends.name(), "split.sha256": prepared.sha256}
+    return identity | _knobs(config)
+
+
+def _knobs(config: RunConfig) -> dict[str, Any]:
+    """Those that decide weights, by name."""
+    knobs: dict[str, Any] = {}
     sections = config.model_dump(mode="json", include={"model", "train", "evaluate", "seed"})
-    for section, knobs in sections.items():
-        if isinstance(knobs, dict):
-            identity |= {f"{section}.{name}": value for name, value in knobs.items()}
+    for section, values in sections.items():
+        if isinstance(values, dict):
+            knobs |= {f"{section}.{name}": value for name, value in values.items()}
         else:
-            identity[section] = knobs
+            knobs[section] = values
     for name in ("workers", "keep_every", "tensorboard", "mlflow"):
-        del identity[f"train.{name}"]
-    return identity
+        del knobs[f"train.{name}"]
+    return knobs
 
 
 def _begin(directory: Path, identity: dict[str, Any], config: RunConfig, resume: bool) -> checkpoints.Checkpoint | None:
@@ -272,7 +278,9 @@ def _begin(directory: Path, identity: dict[str, Any], config: RunConfig, resume:
         return None
     path = directory / checkpoints.FILE
     saved = checkpoints.read(path)
-    if different := checkpoints.differences(saved.identity, identity):
+    # A knob that the checkpoint's version did not have was as its default is.
+    plain = _knobs(RunConfig(model=type(config.model)()))
+    if different := checkpoints.differences(plain | saved.identity, identity):
         raise ConfigError(
             f"{path}: this training has {different}; give the options it began with, or start anew without --resume"
         )
