@@ -76,7 +76,9 @@ class GRU4Rec(SequentialRecommender):
             self.input_id = self.table_of_items(dim, start, "input_id")
         self.drop_input = Dropout(config.embedding_dropout)
         self.recurrent = [GRU(units, name=f"gru_{i}") for i in range(config.num_layers)]
-        self.memories = [Memory(name=f"memory_{i}") for i in range(config.num_layers)]
+        self.memories = []  # of what the batch before left
+        if config.training == "session_parallel":
+            self.memories = [Memory(name=f"memory_{i}") for i in range(config.num_layers)]
         self.project = keras.layers.Dense(dim, name="project") if units != dim else None
         self.build_weights()
 
@@ -88,12 +90,11 @@ class GRU4Rec(SequentialRecommender):
             segment = inputs["segment"]
             keep = ops.equal(segment[:, 1:], segment[:, :-1])
             keep = ops.concatenate([ops.zeros_like(keep[:, :1]), keep], axis=1)
-        for layer, memory in zip(self.recurrent, self.memories, strict=True):
+        for i, layer in enumerate(self.recurrent):
+            before = self.memories[i].read(keep.shape[0], layer.units) if "fresh" in inputs else None
+            x = self.drop(layer(x, keep, before), training=training)
             if "fresh" in inputs:
-                x = self.drop(layer(x, keep, memory.read(keep.shape[0], layer.units)), training=training)
-                memory.write(x[:, -1])
-            else:
-                x = self.drop(layer(x, keep), training=training)
+                self.memories[i].write(x[:, -1])
         return x if self.project is None else self.project(x)
 
     def loss_of(self, x: dict[str, Any], y: Any, y_pred: Any, sample_weight: Any) -> Any:
