@@ -151,7 +151,7 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1, description="gradient accumulation: batches per optimizer step")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     patience: int | None = Field(5, ge=1, description="epochs without a better monitor; null trains to the end")
-    monitor: str = "val_ndcg@10"
+    monitor: str | None = Field("val_ndcg@10", description="its best epoch is kept; null: the last epoch is")
     validation_users: int | None = Field(None, ge=1, description="users in the validation of each epoch; null: all")
     keep_every: int | None = Field(None, ge=1, description="keep the weights of every so many epochs, in `epochs`")
     initial_items: str | None = Field(None, description="run directory whose item vectors the item table starts with")
@@ -184,6 +184,7 @@ class PredictConfig(Section):
     action: str | None = Field(None, description="what they will do, for models with query_action; null: the usual")
     allow: str | tuple[str | int, ...] | None = Field(None, description="items that may be recommended")
     deny: str | tuple[str | int, ...] | None = Field(None, description="items that may not be recommended")
+    production: bool = Field(True, description="use the production model where there is one; false: the validated one")
     kept_epoch: str | None = Field(
         None, description="weights that train.keep_every kept, as `train_10`; null: the best"
     )

@@ -302,6 +302,9 @@ def test_hidden_parts_are_zeros_and_one_is_always_shown(prepared):
     profiles = Profiles(prepared.train, prepared.catalogue, knobs().model)
     first, _ = two_views(profiles, knobs(OFF, "modality_dropout=0.7").model, np.random.default_rng(3))
     assert not first.blank.all(axis=1).any() and first.blank.mean() > 0.5
+    few, _ = two_views(profiles, knobs(OFF, "modality_dropout=0.7,parts=actions,times").model, np.random.default_rng(3))
+    looked_at = [list(PARTS).index(part) for part in ("actions", "times")]
+    assert not few.blank[:, looked_at].all(axis=1).any()
     shown, whole = profiles.seen(first.kept, first.cut, first.blank), profiles.seen()
     for part, name in enumerate(PARTS.values()):
         assert not shown[name][first.blank[:, part]].any(), name

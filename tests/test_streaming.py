@@ -65,6 +65,17 @@ def test_a_full_window_starts_again_from_its_newest_half(model):
         assert stream.histories.lengths.min() > MAX_LENGTH // 2
 
 
+@pytest.mark.once
+def test_nobody_else_is_read_again(model, monkeypatch):
+    stream, anew = Stream(model, histories([MAX_LENGTH, 3, MAX_LENGTH - 1, 5, 6])), []
+    read = Stream._read
+    monkeypatch.setattr(Stream, "_read", lambda self, rows: (anew.append(rows.tolist()), read(self, rows)))
+    for _ in range(3):
+        vectors = stream.append(np.full(5, 4, np.int32))
+        np.testing.assert_allclose(vectors, model.vectors(stream.histories), rtol=1e-5, atol=1e-5)
+    assert anew == [[0], [2]]
+
+
 @pytest.mark.parametrize("query_time", [False, True])
 def test_events_are_appended_with_their_times(query_time):
     spec = registry.get("hstu")

@@ -133,3 +133,7 @@ def test_balanced():
         lambda s: task_losses.balanced(given[0], s, given[2]), np.log(2 * found).astype(np.float32)
     )
     np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+    # A task that nothing was asked of stays as it is.
+    none = ops.convert_to_tensor(weights * np.array([1, 0, 1], np.float32))
+    _, (gradient,) = value_and_gradients(lambda s: task_losses.balanced(given[0], s, none), logs)
+    assert gradient[1] == 0.0 and np.abs(gradient[[0, 2]]).min() > 0

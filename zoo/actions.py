@@ -338,7 +338,9 @@ def _load_run(options: Namespace, production: bool = True) -> tuple[artifacts.Ru
     """The run in the directory (the production model where there is one), and its configuration with overrides."""
     directory = run_dir(options)
     if production and artifacts.exists(directory / "production"):
-        directory = directory / "production"
+        newest = artifacts.read_config(directory / "production")[1]
+        if override(newest, options.override).predict.production:
+            directory = directory / "production"
     refuse_another(directory, artifacts.read_info(directory)["model"], options)
     saved = artifacts.read_config(directory)[1]
     config = override(with_data(saved, options.data), options.override)

@@ -5,6 +5,7 @@ read the log → cut it before two windows of targets → train on what lies bef
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from config import ConfigError, RunConfig, override
 from zoo import artifacts, exporting, judging, merging, recommending, registry, training
+from zoo.data import dates
 from zoo.data.behaviour import sources
 from zoo.data.behaviour.log import BehaviourLog
 from zoo.data.behaviour.prepared import BehaviourPrepared, prepare, prepare_as
@@ -23,6 +25,7 @@ from zoo.request import Request
 from zoo.running import announce, clear, facts, holds, working
 from zoo.topk import InnerProductIndex
 
+ENTRY = "entry.json"  # beside exported vectors: up to when they know the log
 HELD_OUT = 0.1  # share of the clients that a validation run does not learn from
 
 
@@ -74,7 +77,7 @@ def train_production(request: Request) -> None:
     if best:
         print(f"epochs: {best}, the best of the validation run in {request.run_dir}")
         config = override(config, [f"train.epochs={best}"])
-    config = override(config, ["train.patience=null", "train.reduce_on_plateau=null", "train.monitor=loss"])
+    config = override(config, ["train.patience=null", "train.reduce_on_plateau=null", "train.monitor=null"])
     prepared = prepare(_read(config), config.behaviour, everything=True)
     if request.resume and holds(directory, request.name, config, prepared.sha256):
         print(f"{directory}: this run is finished; nothing to resume")
@@ -134,6 +137,7 @@ def export(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     prepared = _as_trained(run, config)
     rows = prepared.log.relevant()
     exporting.export_embeddings(run.model, prepared.everyone(), prepared.log.clients[rows], directory, config.predict)
+    artifacts.write_json(directory / ENTRY, {"cut": prepared.cut})
     print(f"embeddings of {len(rows):,} clients: {directory}")
 
 
@@ -156,6 +160,13 @@ def judge_folders(config: RunConfig, directory: Path) -> None:
     clients = log.relevant()
     targets = official(log, config.behaviour.window_days)
     print(targets.summary(), flush=True)
+    begin = dates.to_text(targets.start)
+    for folder in folders:
+        if (cut := _cut(folder)) is not None and cut > targets.start:
+            raise ConfigError(
+                f"{folder}: knows events before {dates.to_text(cut)}, but targets begin at {begin}: "
+                "export a validation run with the same behaviour.window_days (predict.production=false)"
+            )
     entries = {folder: judging.read_entry(Path(folder), log.clients[clients]) for folder in folders}
     table = judging.judge(log, targets, clients, entries, config.judge, config.behaviour.num_labels, config.seed)
     artifacts.write_json(directory / "judge.json", {"rows": table.rows, "paired": table.paired, "notes": table.notes})
@@ -171,10 +182,18 @@ def merge_folders(config: RunConfig, directory: Path) -> None:
         print(f"  {note}")
     merged = merging.merge(blocks, ids)
     exporting.save_entry(directory, ids, merged)
+    if cuts := [cut for folder in folders if (cut := _cut(folder)) is not None]:
+        artifacts.write_json(directory / ENTRY, {"cut": max(cuts)})
     print(f"merged {', '.join(folders)}: {merged.shape[1]} numbers of {len(ids):,} clients: {directory}")
 
 
 # ------------------------------------------------------------------------------------------------ what they share
+
+
+def _cut(folder: str) -> int | None:
+    """Before which time the events lie that vectors were made of, where `export` has said so."""
+    path = Path(folder) / ENTRY
+    return int(json.loads(path.read_text())["cut"]) if path.exists() else None
 
 
 def _folders(config: RunConfig) -> tuple[str, ...]:

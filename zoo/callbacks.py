@@ -148,6 +148,8 @@ class Monitor(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs, progress, config = logs or {}, self.progress, self.config
+        if config.monitor is None:
+            return
         if config.monitor not in logs:
             if config.patience is not None or config.reduce_on_plateau is not None:
                 raise ConfigError(_unknown_monitor(config.monitor, logs))

@@ -355,13 +355,14 @@ class RankingEvaluation(keras.callbacks.Callback):
             rows = rows[np.isin(histories.owner[rows], drawn)]
         self.histories, self.targets, self.catalogue = histories.take(rows), targets.take(rows), catalogue
         self.names = ["hit_rate@10", "ndcg@10"]
-        name, cut, k = config.train.monitor.removeprefix("val_").partition("@")
-        if config.train.monitor.startswith("val_") and cut:
+        monitor = config.train.monitor or ""
+        name, cut, k = monitor.removeprefix("val_").partition("@")
+        if monitor.startswith("val_") and cut:
             known = [*metrics.ACCURACY, "coverage", "novelty", "diversity", "popularity"]
             if name not in known or not k.isdecimal() or int(k) < (2 if name == "diversity" else 1):
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean val_{close[0]}@10?" if close else f"known: {', '.join(known)}"
-                raise ConfigError(f"train.monitor={config.train.monitor}: no such metric; {hint}")
+                raise ConfigError(f"train.monitor={monitor}: no such metric; {hint}")
             self.names = list(dict.fromkeys([*self.names, f"{name}@{int(k)}"]))
         cuts = sorted({int(name.partition("@")[2]) for name in self.names})
         self.config = config.evaluate.model_copy(update={"top_k": tuple(cuts), "bootstrap": 0})

@@ -48,10 +48,10 @@ class Stream:
         self._changed = 2 if told else 1
         self._extend = backends.compiled(self._extended, model)
         self._append = backends.compiled(self._extended, model, small=True)
-        self._cache = model.empty_cache(len(histories))
+        self._cache: dict[str, Any] = {}
         self.histories = _newest(histories, np.minimum(histories.lengths, self.max_length))
         self.vectors = np.zeros((0, 0), np.float32)
-        self._read()
+        self._read(np.arange(len(histories)))
 
     def append(
         self,
@@ -93,20 +93,36 @@ class Stream:
             query_action,
         )
         lengths = self.histories.lengths
-        if full.any() or lengths.min() < self._changed:
-            self._read()
-        else:
-            self._step(self._append, lengths[:, None] + np.arange(-self._changed, 0))
+        anew = np.flatnonzero(full | (lengths < self._changed))
+        if len(anew) < len(lengths):
+            position = np.maximum(lengths[:, None] + np.arange(-self._changed, 0), 0)
+            self.vectors, self._cache = self._step(self._append, self.histories, self._cache, position)
+        if len(anew):
+            self._read(anew)
         return self.vectors
 
-    def _read(self) -> None:
-        """Makes the state of the windows anew."""
-        everywhere = np.broadcast_to(np.arange(self.max_length), (len(self.histories), self.max_length))
-        self._step(self._extend, everywhere)
+    def _read(self, rows: np.ndarray) -> None:
+        """Makes the state of the windows `rows` anew."""
+        count = len(self.histories)
+        size = min(1 << (len(rows) - 1).bit_length(), count)  # few numbers of rows: each is compiled once
+        padded = np.pad(rows, (0, size - len(rows)), mode="edge")
+        everywhere = np.broadcast_to(np.arange(self.max_length), (size, self.max_length))
+        windows, empty = self.histories.take(padded), self.model.empty_cache(size)
+        vectors, cache = self._step(self._extend, windows, empty, everywhere)
+        if len(rows) == count:
+            self.vectors, self._cache = vectors, cache
+            return
+        old = {name: np.array(keras.ops.convert_to_numpy(array)) for name, array in self._cache.items()}
+        for name, array in old.items():
+            array[padded] = keras.ops.convert_to_numpy(cache[name])
+        self._cache = old
+        self.vectors[padded] = vectors
 
-    def _step(self, extend: Callable, position: np.ndarray) -> None:
-        """Reads the events at `position` (B, M) of the windows, the last ones among them."""
-        windows, count = self.histories, len(self.histories)
+    def _step(
+        self, extend: Callable, windows: Histories, cache: dict[str, Any], position: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """(vectors, cache) after reading the events at `position` (B, M) of the windows, the last ones among them."""
+        count = len(windows)
         index, real = windows.windows(windows.offsets[:-1], windows.offsets[1:], self.max_length)
         last = np.maximum(windows.lengths - 1, 0)
         slot = np.arange(count) * self.max_length + last
@@ -116,8 +132,8 @@ class Stream:
         del events["segment"]
         events["position"] = position.astype(np.int32)
         wanted = (last - position[:, 0]).astype(np.int32)
-        vectors, self._cache = extend({"events": events, "cache": self._cache, "wanted": wanted})
-        self.vectors = keras.ops.convert_to_numpy(vectors).astype(np.float32)
+        vectors, cache = extend({"events": events, "cache": cache, "wanted": wanted})
+        return np.array(keras.ops.convert_to_numpy(vectors), np.float32), cache
 
     def _extended(self, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         states, cache = self.model.extend(inputs["events"], inputs["cache"])

@@ -73,6 +73,6 @@ def balanced(losses: Any, log_variances: Any, weights: Any) -> Any:
     Args:
         losses: (T,).
         log_variances: (T,) s, learned.
-        weights: (T,) fixed factors of tasks.
+        weights: (T,) fixed factors of tasks; 0 where nothing was asked, or s would fall for ever at no loss.
     """
     return ops.sum(weights * (ops.exp(-log_variances) * losses + 0.5 * log_variances))

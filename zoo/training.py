@@ -85,6 +85,10 @@ def fit(
     identity = _identity(spec, prepared, config)
     saved = _begin(directory, identity, config, resume)
     if config.train.initial_items and saved is None:
+        if isinstance(prepared, BehaviourPrepared):
+            raise ConfigError(
+                f"train.initial_items={config.train.initial_items} is for models of interactions; set it to null"
+            )
         initial_items.start_from(Path(config.train.initial_items), model, prepared)
     progress = saved.progress if saved else Progress()
     for number, stage in enumerate(spec.stages):
@@ -128,7 +132,7 @@ def _fit_stage(
     """One keras fit, from `progress` on."""
     train = config.train
     if stage.epochs is not None:
-        alone = {"epochs": stage.epochs(config), "monitor": "loss", "patience": None, "reduce_on_plateau": None}
+        alone = {"epochs": stage.epochs(config), "monitor": None, "patience": None, "reduce_on_plateau": None}
         train, callbacks = train.model_copy(update=alone), ()
     rate = learning_rate(train, len(loader))
     touched = [layer for layer in model.layers if isinstance(layer, RowEmbedding) and layer.batch.built]
@@ -213,6 +217,10 @@ def _check(whole: RunConfig) -> None:
     config = whole.train
     if getattr(whole.model, "touched_items", False):
         _check_touched_items(config)
+    if config.monitor is None:
+        for knob in ("patience", "reduce_on_plateau"):
+            if (epochs := getattr(config, knob)) is not None:
+                raise ConfigError(f"train.{knob}={epochs} waits for a monitor; name it, or set train.{knob}=null")
     if config.momentum and config.optimizer not in WITH_MOMENTUM:
         raise ConfigError(
             f"train.momentum={config.momentum}: {config.optimizer} has none of its own to set; "
@@ -252,7 +260,7 @@ def _identity(spec: ModelSpec, prepared: Prepared | BehaviourPrepared, config: R
 def _knobs(config: RunConfig) -> dict[str, Any]:
     """Those that decide weights, by name."""
     knobs: dict[str, Any] = {}
-    sections = config.model_dump(mode="json", include={"model", "train", "evaluate", "seed"})
+    sections = config.model_dump(mode="json", include={"model", "train", "evaluate", "behaviour", "seed"})
     for section, values in sections.items():
         if isinstance(values, dict):
             knobs |= {f"{section}.{name}": value for name, value in values.items()}
@@ -260,7 +268,7 @@ def _knobs(config: RunConfig) -> dict[str, Any]:
             knobs[section] = values
     for name in ("workers", "keep_every", "tensorboard", "mlflow"):
         del knobs[f"train.{name}"]
-    return knobs
+    return knobs | {"data.session_gap": config.data.session_gap}  # all else of the data is in its fingerprint
 
 
 def _begin(directory: Path, identity: dict[str, Any], config: RunConfig, resume: bool) -> checkpoints.Checkpoint | None:

@@ -111,9 +111,10 @@ def pooled(states: Any, inputs: dict[str, Any], num_kinds: int) -> Any:
     both = ops.concatenate([flat, ops.ones_like(flat[:, :1]), lately], axis=-1)
     sums = ops.segment_sum(both, place, num_segments=count * (num_kinds + 1))
     sums = ops.reshape(sums, (-1, num_kinds + 1, both.shape[-1]))[1:]  # (B, 1 + num_kinds, D + 1 + windows)
-    sums = ops.concatenate([ops.sum(sums, axis=1, keepdims=True), sums[:, 1:]], axis=1)
-    dim = flat.shape[-1]
-    means = sums[..., :dim] / ops.maximum(sums[..., dim : dim + 1], 1.0)
-    found = ops.concatenate([means, ops.log(1.0 + sums[..., dim:])], axis=-1)
+    kinds, dim = sums[:, 1:], flat.shape[-1]
+    states_of = ops.concatenate([ops.sum(sums, axis=1, keepdims=True), kinds], axis=1)
+    means = states_of[..., :dim] / ops.maximum(states_of[..., dim : dim + 1], 1.0)
+    events_of = ops.concatenate([ops.sum(kinds, axis=1, keepdims=True), kinds], axis=1)[..., dim:]
+    found = ops.concatenate([means, ops.log(1.0 + events_of)], axis=-1)
     last = ops.take(flat, inputs["slot"], axis=0)
     return ops.concatenate([last, ops.reshape(found, (-1, (num_kinds + 1) * both.shape[-1]))], axis=-1)

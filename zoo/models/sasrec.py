@@ -141,6 +141,16 @@ MODEL = ModelSpec(
             all_events=True,
             relative_bias=True,
         ),
+        # The block and the loss of eSASRec (Tikhonovich et al. 2025), at the size of `base`
+        "esasrec": _recipe(
+            {"epochs": 100, "batch_size": 128, "patience": 10},
+            block="ligr",
+            num_heads=2,
+            max_length=50,
+            all_events=True,
+            loss="sampled_softmax",
+            num_negatives=256,
+        ),
         # MovieLens-1M in the file of SASRec, leave-one-out: HR@10 .3387, NDCG@10 .2014 (one seed)
         "ml-1m": _ml_1m(),
         "ml-1m-gbce": _ml_1m(loss="gbce", num_negatives=256),

@@ -273,14 +273,16 @@ class UBT(Recommender):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         found = [getattr(self, f"_{task}_loss")(y, y_pred, sample_weight) for task in self.tasks]
+        asked = []
         for task, loss in zip(self.tasks, found, strict=True):
-            weight = sample_weight["mean_price" if task == "price" and self.config.price_loss == "huber" else task]
-            self.trackers[task].update_state(loss, sample_weight=ops.sum(weight))
+            labels = "mean_price" if task == "price" and self.config.price_loss == "huber" else task
+            asked.append(ops.sum(sample_weight[labels]))
+            self.trackers[task].update_state(loss, sample_weight=asked[-1])
         weights = [self.config.task_weights[task] for task in self.tasks]
-        total = sum(weight * loss for weight, loss in zip(weights, found, strict=True))
-        if self.log_variances is not None:
-            total = task_losses.balanced(ops.stack(found), self.log_variances, ops.convert_to_tensor(weights))
-        return total
+        if self.log_variances is None:
+            return sum(weight * loss for weight, loss in zip(weights, found, strict=True))
+        there = ops.cast(ops.greater(ops.stack(asked), 0), "float32")
+        return task_losses.balanced(ops.stack(found), self.log_variances, there * ops.convert_to_tensor(weights))
 
     def _churn_loss(self, y: dict[str, Any], found: dict[str, Any], weights: dict[str, Any]) -> Any:
         scores, config = ops.cast(self.churn_scores(found["user"]), "float32"), self.config

@@ -36,9 +36,10 @@ def two_views(profiles: Profiles, config: Any, rng: np.random.Generator) -> tupl
             `time_crop`: share of the clients whose history is cut at one of their events: one view ends just before
                 it, its cut-off is that moment; the other begins with it. Which of the two is older is drawn, too;
             `event_dropout`: share of the events of each view that is dropped, but one always stays;
-            `modality_dropout`: chance of each part to be hidden in a view, but never all of them.
+            `modality_dropout`: chance of each part to be hidden in a view, but never all of `parts`.
     """
     n, owner = profiles.n, profiles.owner
+    looked_at = [list(PARTS).index(part) for part in config.parts]
     everything = np.ones(len(owner), bool)
     newer, older, cut = _cropped(profiles, config.time_crop, rng)
     swapped = rng.random(n) < 0.5
@@ -47,7 +48,7 @@ def two_views(profiles: Profiles, config: Any, rng: np.random.Generator) -> tupl
         shown = np.where(is_older[owner], older, newer) if config.time_crop else everything
         kept = _dropped(shown, owner, n, config.event_dropout, rng)
         blank = rng.random((n, len(PARTS))) < config.modality_dropout
-        blank[blank.all(axis=1)] = False
+        blank[blank[:, looked_at].all(axis=1)] = False
         views.append(View(kept, np.where(is_older, cut, profiles.cut), blank))
     return views[0], views[1]
 

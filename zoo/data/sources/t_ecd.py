@@ -47,7 +47,7 @@ from zoo.data.sources.engine import collect, connect, literal
 SHOPS = ("retail", "marketplace")
 PAYMENTS = "payments"
 ACTIONS = ("view", "click", "clickout", "like", "added-to-cart", "buy")  # from a glance to a commitment
-WEIGHTS = {"view": 1.0, "click": 2.0, "clickout": 2.0, "like": 3.0, "added-to-cart": 4.0}
+WEIGHTS = {"view": 1.0, "click": 2.0, "clickout": 2.0, "like": 3.0, "added-to-cart": 4.0, "buy": 5.0}
 DAY = 24 * 60 * 60 * 1000  # milliseconds
 MILLISECONDS = {"s": "timestamp * 1000", "ms": "timestamp", "us": "timestamp // 1000", "ns": "timestamp // 1000000"}
 STUDY: dict[str, Any] = {  # sections of a `RunConfig` that every model of the study shares
@@ -193,14 +193,16 @@ def _parquet(*files: Path) -> str:
 
 
 def _by_commitment(dataset: Dataset) -> Dataset:
-    """`dataset` with the codes of its actions in the order of ACTIONS, unknown ones first."""
+    """`dataset` with the codes of its actions in the order of ACTIONS, unknown ones first.
+
+    All of ACTIONS have a code: retail knows no clickout, and weights by action are those of the whole study.
+    """
     labels = dataset.labels["action"]
-    rank = {action: place for place, action in enumerate(ACTIONS)}
-    ordered = sorted(range(len(labels)), key=lambda code: (rank.get(labels[code], -1), labels[code]))
-    code = np.argsort(ordered).astype(np.int16)
+    names = (*sorted(set(labels) - set(ACTIONS)), *ACTIONS)
+    code = np.array([names.index(label) for label in labels], np.int16)
     columns = {**dataset.events.columns, "action": code[dataset.events.columns["action"]]}
     return replace(
         dataset,
         events=replace(dataset.events, columns=columns),
-        labels={**dataset.labels, "action": tuple(labels[old] for old in ordered)},
+        labels={**dataset.labels, "action": names},
     )

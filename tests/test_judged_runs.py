@@ -1,0 +1,43 @@
+"""From runs to judged vectors, as main.py does it: exported, merged, judged, and never made of what is asked."""
+
+import json
+
+import numpy as np
+import pytest
+
+import main
+
+SMALL = "sample.num_users=150,behaviour.min_visits=2,judge.probe_epochs=1"
+
+pytestmark = pytest.mark.once
+
+
+def run(action, directory, *knobs):
+    options = ["--model", "client_stats"] if action.startswith("train") else []
+    return main.main([action, *options, "--run-dir", str(directory), "--override", ",".join([SMALL, *knobs])])
+
+
+def test_vectors_are_exported_merged_and_judged(tmp_path, capsys):
+    made, merged = tmp_path / "stats", tmp_path / "merged"
+    assert run("train_validation_model", made) == 0
+    assert run("export_embeddings", made) == 0
+    assert np.load(made / "embeddings.npy").dtype == np.float16
+    assert run("merge_embeddings", merged, f"folders={made},{made}") == 0
+    assert json.loads((merged / "entry.json").read_text()) == json.loads((made / "entry.json").read_text())
+    assert run("evaluate_embeddings", merged, f"folders={made},{merged}") == 0
+    rows = json.loads((merged / "judge.json").read_text())["rows"]
+    assert set(rows) == {str(made), str(merged), "zeros", "random", "stats"}
+    assert rows[str(merged)]["width"] == 2 * rows[str(made)]["width"]
+    # What the whole log has made is not judged by its end.
+    assert run("train_production_model", made) == 0
+    assert run("export_embeddings", made) == 0
+    capsys.readouterr()
+    for folder in (made, merged):
+        run("merge_embeddings", merged, f"folders={made},{made}")
+        assert run("evaluate_embeddings", merged, f"folders={folder}") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{folder}: knows events before" in error and "predict.production=false" in error
+    assert run("export_embeddings", made, "predict.production=false") == 0
+    assert run("evaluate_embeddings", merged, f"folders={made}") == 0
+    again = json.loads((merged / "judge.json").read_text())["rows"][str(made)]
+    assert again["mean"] == rows[str(made)]["mean"]
