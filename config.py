@@ -364,13 +364,19 @@ def _readings(text: str) -> Iterator[Any]:
         yield value
     if "," in text:
         inner = text[1:-1] if text[0] == "[" and text[-1] == "]" else text
-        parts = [part.strip() for part in re.findall(r'(?:"[^"]*"|[^",])+|"', inner)]
-        yield [_json(part) for part in parts]
-        yield [part.strip('"') for part in parts]
+        found = re.findall(r"""\s*'[^']*'(?=\s*(?:,|$))|(?:"[^"]*"|[^",])+|\"""", inner)
+        parts = [part.strip() for part in found]
+        yield [_json(part) if _unquoted(part) is part else _unquoted(part) for part in parts]
+        yield [_unquoted(part).strip('"') for part in parts]
     elif isinstance(value, int | float):
         yield [value]
-    yield text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
-    yield [text]
+    yield _unquoted(text)
+    yield [_unquoted(text)]
+
+
+def _unquoted(text: str) -> str:
+    """`text` without single quotes around it; itself where there are none."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
 
 
 def _json(text: str) -> Any:

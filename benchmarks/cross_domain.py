@@ -14,7 +14,7 @@ target domain that were trained on.
     sampled, known  among 999 items that occur in the domain
 
 Every row is the mean over seeds, for accuracy over users as well; the tests against the first contestant flip signs of
-differences user by user (means over seeds). Results are kept after each training; a call goes on where one stopped.
+differences user by user (means over seeds; of users that both have tested). Results are kept after each training; a call goes on where one stopped.
 """
 
 from __future__ import annotations
@@ -134,8 +134,18 @@ def measure(prepared: Prepared, config: RunConfig, name: str, folder: Path) -> d
                 row[f"{protocol} {metric}@{k}"] = round(float(values.mean()), 4)
     row |= {"seconds": round(seconds)}
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "values.npy", metrics.ACCURACY["ndcg"](ranks["full"], np.arange(len(ranks["full"]) + 1), 10))
+    test = prepared.split.events(splits.TEST)
+    values = metrics.ACCURACY["ndcg"](ranks["full"], np.arange(len(ranks["full"]) + 1), 10)
+    np.savez(folder / "values.npz", user=prepared.split.dataset.users.ids[test.user].astype(str), value=values)
     return row
+
+
+def difference(first: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """(n,) by how much the first is ahead, user by user, means over seeds; of the users that both have tested."""
+    users, mine, his = np.intersect1d(first[0]["user"], other[0]["user"], return_indices=True)
+    ahead = [np.mean([seed["value"] for seed in seeds], axis=0) for seeds in (first, other)]
+    assert len(users) and all((seed["user"] == first[0]["user"]).all() for seed in first)
+    return ahead[0][mine] - ahead[1][his]
 
 
 def main() -> None:
@@ -153,7 +163,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(path.read_text())["results"] if path.exists() else {}
     prepared: dict[bool, Prepared] = {}
     asked = options.only.split(";")
-    values: dict[str, list[np.ndarray]] = {contestant: [] for contestant in asked}
+    values: dict[str, list[dict[str, np.ndarray]]] = {contestant: [] for contestant in asked}
     for contestant in asked:
         match = re.fullmatch(r"(\w+)(?:\[(.*)\])? (alone|merged)", contestant)
         if match is None:
@@ -171,12 +181,12 @@ def main() -> None:
             seeded = override(config, [f"seed={seed}"])
             mine = recipe(prepared[alone], seeded)
             folder = Path("runs") / "quality" / title / re.sub(r"\W+", "_", contestant) / mine
-            if all(row.get("recipe") != mine for row in rows) or not (folder / "values.npy").exists():
+            if all(row.get("recipe") != mine for row in rows) or not (folder / "values.npz").exists():
                 rows[:] = [row for row in rows if row["seed"] != seed]
                 rows.append(measure(prepared[alone], seeded, name, folder))
                 write_record(title, results, ("numpy", "keras", backends.name()))
-            values[contestant].append(np.load(folder / "values.npy"))
-        first = np.mean(values[asked[0]], axis=0) - np.mean(values[contestant], axis=0)
+            values[contestant].append(dict(np.load(folder / "values.npz")))
+        first = difference(values[asked[0]], values[contestant])
         shown = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0] if "@10" in key}
         line = "  ".join(f"{key} {value:.4f}" for key, value in shown.items())
         if contestant != asked[0]:

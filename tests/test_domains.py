@@ -59,12 +59,23 @@ def test_what_happens_at_the_time_of_a_target_is_not_known_before_it():
     data = dataclasses.replace(data, events=dataclasses.replace(data.events, timestamp=time))
     split = splits.split(data, AIM)
     # The third event of the first user bears the time of the validation target, the fifth that of the test target.
+    assert split.dataset.events.item.tolist()[:6] == data.events.item[[0, 1, 3, 2, 5, 4]].tolist()
     assert split.part.tolist()[:6] == [
-        splits.TRAIN, splits.TRAIN, splits.TEST_CONTEXT, splits.VALIDATION, splits.DROPPED, splits.TEST,
+        splits.TRAIN, splits.TRAIN, splits.VALIDATION, splits.TEST_CONTEXT, splits.TEST, splits.DROPPED,
     ]  # fmt: skip
     assert split.part.tolist()[6:] == [splits.TRAIN, splits.VALIDATION, splits.TEST, splits.DROPPED]
-    assert split.notes[-1] == "2 events of other domains at the very time of a target are not known before it"
+    assert split.notes[-1] == "at equal times kitchen comes first, other domains count as later: 4 events moved"
     assert prepare(split).cases("test")[0].lengths.tolist() == [4, 2]
+    assert splits.everything(data, AIM).dataset.events.item.tolist() == split.dataset.events.item.tolist()
+
+
+def test_domains_are_those_that_training_has(dataset):
+    labels = {**dataset.labels, "domain": ("attic", *dataset.labels["domain"])}
+    columns = {**dataset.events.columns, "domain": dataset.events.columns["domain"] + 1}
+    more = dataclasses.replace(dataset, labels=labels, events=dataclasses.replace(dataset.events, columns=columns))
+    one, two = (prepare(splits.split(log, AIM)).catalogue for log in (dataset, more))
+    assert two.labels["domain"] == one.labels["domain"] == dataset.labels["domain"]
+    assert (two.item_domain == one.item_domain).all()
 
 
 def test_candidates_are_the_trained_items_of_the_target_domain(dataset):

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from zoo.data import packed_text, splits
-from zoo.data.dataset import Dataset, Entities, Events
+from zoo.data.dataset import Entities, Events
 from zoo.data.features import FeatureTable, encode_features
 from zoo.data.histories import Histories, Prefixes
 from zoo.data.splits import Part, Split
@@ -24,12 +24,12 @@ class Catalogue:
         users, items: vocabularies; items that only a feature table knows come after the trained ones.
         item_counts: (V,) int64 training events of each item token; 0 for specials and untrained items.
         user_features, item_features: a row per token, or None where there are no features.
-        labels: names behind coded event columns (action, domain); of actions those alone that training has; and
+        labels: names behind coded event columns (action, domain), those alone that training has; and
             `target_domains`, names of those that the split aims at, where it does not aim at all.
         candidates: (V,) bool, the items that may be recommended, where these are not all: those that were trained on in
             one of the split's target domains.
-        item_domain: (V,) int16, 1 + the domain in which an item has most of its training events, 0 where it has none;
-            None where the log has no domains.
+        item_domain: (V,) int16, 1 + the place in `labels["domain"]` of the domain in which an item has most of its
+            training events, 0 where it has none; None where the log has no domains.
     """
 
     users: Vocabulary
@@ -192,7 +192,7 @@ def prepare(split: Split) -> Prepared:
         encode_features(dataset.items, item_token, items),
         _trained_labels(split, train),
         _candidates(split, train, item_token, items),
-        _item_domain(dataset, train, item_token, items),
+        _item_domain(train, item_token, items),
     )
     return _prepared(split, catalogue, user_token, item_token)
 
@@ -219,15 +219,20 @@ def _prepared(split: Split, catalogue: Catalogue, user_token: np.ndarray, item_t
 
 
 def _trained_labels(split: Split, train: Events) -> dict[str, tuple[str, ...]]:
-    """The names behind coded columns, without those of actions that do not occur in `train`; and target domains."""
-    dataset, aims = split.dataset, {}
+    """The names behind coded columns, without those of actions and domains that do not occur in `train`; and target
+    domains."""
+    labels = dict(split.dataset.labels)
+    for column in ("action", "domain"):
+        if column in train.columns:
+            labels[column] = tuple(labels[column][code] for code in _occurring(train, column))
     if split.domains is not None:
-        aims["target_domains"] = tuple(dataset.labels["domain"][code] for code in split.domains)
-    if "action" not in train.columns:
-        return dataset.labels | aims
-    there = np.bincount(train.columns["action"], minlength=len(dataset.labels["action"]))
-    names = tuple(name for name, count in zip(dataset.labels["action"], there, strict=True) if count)
-    return {**dataset.labels, "action": names, **aims}
+        labels["target_domains"] = tuple(split.dataset.labels["domain"][code] for code in split.domains)
+    return labels
+
+
+def _occurring(train: Events, column: str) -> np.ndarray:
+    """Codes of `column` that some event bears, in order."""
+    return np.flatnonzero(np.bincount(train.columns[column]))
 
 
 def _candidates(split: Split, train: Events, item_token: np.ndarray, items: Vocabulary) -> np.ndarray | None:
@@ -240,13 +245,15 @@ def _candidates(split: Split, train: Events, item_token: np.ndarray, items: Voca
     return result
 
 
-def _item_domain(dataset: Dataset, train: Events, item_token: np.ndarray, items: Vocabulary) -> np.ndarray | None:
-    """(V,) 1 + the domain of most of an item's training events, the first of several; 0 where there are none."""
+def _item_domain(train: Events, item_token: np.ndarray, items: Vocabulary) -> np.ndarray | None:
+    """(V,) 1 + the domain, of those that occur, of most of an item's training events, the first of several; 0 where
+    there are none."""
     if "domain" not in train.columns:
         return None
-    domains = len(dataset.labels["domain"])
-    pair = item_token[train.item].astype(np.int64) * domains + train.columns["domain"]
-    counts = np.bincount(pair, minlength=items.size * domains).reshape(items.size, domains)
+    there = _occurring(train, "domain")
+    code = np.searchsorted(there, train.columns["domain"])
+    pair = item_token[train.item].astype(np.int64) * len(there) + code
+    counts = np.bincount(pair, minlength=items.size * len(there)).reshape(items.size, len(there))
     return np.where(counts.any(axis=1), counts.argmax(axis=1) + 1, 0).astype(np.int16)
 
 

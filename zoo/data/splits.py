@@ -82,7 +82,9 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
         ConfigError: dates that are missing, unreadable or in the wrong order; an action or domain that the log does not
             have.
     """
-    aims, domains = None, _target_domains(dataset, config)
+    aims, domains, moved = None, _target_domains(dataset, config), 0
+    if domains is not None:
+        dataset, moved = _targets_first(dataset, domains)
     if config.target_actions is not None:
         codes = dataset.codes("action", config.target_actions, "split.target_actions")
         aims = np.isin(dataset.events.columns["action"], codes)
@@ -104,34 +106,25 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
         return result
     aimed_at = ", ".join(dataset.labels["domain"][code] for code in domains)
     notes = [f"targets and candidates are of {aimed_at} alone"]
-    if config.strategy != "temporal" and not result.rolling:
-        known = _without_simultaneous(result, domains)
-        if moved := int(np.count_nonzero(known != result.part)):
-            notes.append(f"{moved:,} events of other domains at the very time of a target are not known before it")
-        result = replace(result, part=known)
+    if moved:
+        notes.append(f"at equal times {aimed_at} comes first, other domains count as later: {moved:,} events moved")
     return replace(result, domains=domains, notes=(*result.notes, *notes))
 
 
-def _without_simultaneous(split: Split, domains: tuple[int, ...]) -> np.ndarray:
-    """(E,) the parts, where an event of another domain that bears the time of its user's target comes after it.
+def _targets_first(dataset: Dataset, domains: tuple[int, ...]) -> tuple[Dataset, int]:
+    """The events, where those of other domains come after a user's of `domains` that bear the same time; and how many
+    changed places.
 
-    Within a domain the file orders equal times; between domains nothing does.
+    Within a domain the file orders equal times; between domains nothing does, and what may have come later is not
+    known before a target, in training as in a test.
     """
-    events, part = split.dataset.events, split.part.copy()
+    events = dataset.events
     if events.timestamp is None:
-        return part
+        return dataset, 0
     other = ~np.isin(events.columns["domain"], domains)
-    when = {}
-    for name, code in TARGET.items():
-        when[name] = np.full(len(split.dataset.users), np.iinfo(np.int64).min)
-        when[name][events.user[part == code]] = events.timestamp[part == code]
-        when[name] = when[name][events.user]  # (E,) time of the user's target; none has the smallest of all
-    known = {"validation": (TRAIN, VALIDATION_CONTEXT), "test": (TRAIN, TEST_CONTEXT)}
-    at = {name: other & np.isin(part, known[name]) & (events.timestamp == when[name]) for name in TARGET}
-    later = at["validation"] & (when["test"] > when["validation"])  # known before the test, if that is later
-    part[at["validation"] | at["test"]] = DROPPED
-    part[later] = TEST_CONTEXT
-    return part
+    order = np.lexsort((other, events.timestamp, events.user))
+    moved = int(np.count_nonzero(order != np.arange(len(order))))
+    return (dataset.take(order), moved) if moved else (dataset, 0)
 
 
 def everything(dataset: Dataset, config: SplitConfig | None = None) -> Split:
@@ -141,6 +134,8 @@ def everything(dataset: Dataset, config: SplitConfig | None = None) -> Split:
         ConfigError: `config.target_domains` names a domain that the log does not have.
     """
     domains = _target_domains(dataset, config or SplitConfig())
+    if domains is not None:
+        dataset, _ = _targets_first(dataset, domains)
     return Split(dataset, np.full(len(dataset.events), TRAIN, np.int8), "everything", domains=domains)
 
 

@@ -77,17 +77,19 @@ class SelfAttention(keras.layers.Layer):
         self.output_dense = keras.layers.Dense(dim, kernel_initializer=start, name="output")
         self.drop = Dropout(dropout)
 
-    def call(self, x: Any, seen: Any, bias: Any, training: bool = False) -> Any:
+    def call(self, x: Any, seen: Any, bias: Any, place: Any = None, training: bool = False) -> Any:
         """(R, L, D) -> (R, L, D).
 
         Args:
             x: (R, L, D) what the queries are made of.
             seen: (R, L, D) what the keys and values are made of.
             bias: (R, 1, L, L) added to the logits: 0 where slot i sees slot j, HIDDEN where it may not.
+            place: (R, L) of each event, from which distances are counted; None: events are as far apart as their slots.
         """
-        if self.by_distance is not None:  # slots of a sequence follow each other: as far apart as their places
-            place = ops.arange(x.shape[1], dtype="int32")
-            bias = bias + self.by_distance(place[:, None] - place[None, :])
+        if self.by_distance is not None:
+            if place is None:
+                place = ops.arange(x.shape[1], dtype="int32")
+            bias = bias + self.by_distance(place[..., :, None] - place[..., None, :])
         return self._attend(x, self._heads(self.query(x)), *self._keys_and_values(seen), bias, training)
 
     def extend(self, x: Any, seen: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:

@@ -1,4 +1,4 @@
-"""A bidirectional encoder of events: positions, blocks, norms.
+"""An encoder of events, which look where they are let: positions, blocks, norms.
 
 Legend: R rows, L slots of a row, D width.
 """
@@ -59,9 +59,12 @@ class Encoder(keras.layers.Layer):
         ]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
 
-    def call(self, events: Any, position: Any, bias: Any, training: bool = False) -> Any:
-        """`position` (R, L) is the place of each event in its sequence; `bias` is as in `SelfAttention`."""
+    def call(self, events: Any, position: Any, bias: Any, gaps: bool = False, training: bool = False) -> Any:
+        """`position` (R, L) is the place of each event in its sequence; `bias` is as in `SelfAttention`.
+
+        With `gaps`, what follows each other in a sequence does not lie in slots that follow each other.
+        """
         x = self.drop(self.input_norm(events + self.position(position)), training=training)
         for block in self.blocks:
-            x = block(x, bias, training=training)
+            x = block(x, bias, position if gaps else None, training=training)
         return self.norm(x)

@@ -70,9 +70,9 @@ class TransformerBlock(keras.layers.Layer):
         if gated:
             self.gates = [keras.layers.Dense(dim, activation="sigmoid", name=f"gate_{i}") for i in range(2)]
 
-    def call(self, x: Any, bias: Any, training: bool = False) -> Any:
-        """(R, L, D) -> (R, L, D); `bias` as in `SelfAttention`."""
-        return self._residual(x, lambda y, seen: self.attention(y, seen, bias, training=training), training)
+    def call(self, x: Any, bias: Any, place: Any = None, training: bool = False) -> Any:
+        """(R, L, D) -> (R, L, D); `bias` and `place` as in `SelfAttention`."""
+        return self._residual(x, lambda y, seen: self.attention(y, seen, bias, place, training=training), training)
 
     def extend(self, x: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
         """`call` for events appended to sequences, as in `SelfAttention.extend`."""

@@ -74,6 +74,15 @@ class CrossDomainConfig(ModelConfig):
     def _consistent(self) -> CrossDomainConfig:
         if self.embedding_dim % self.num_heads:
             raise ValueError(f"embedding_dim={self.embedding_dim} is no multiple of num_heads={self.num_heads}")
+        if self.fine_tune_users and self.gating == "none":
+            raise ValueError(
+                "fine_tune_users=true, but gating=none does without the vectors of users; set one otherwise"
+            )
+        if not (self.representation_epochs or self.fine_tune_users or self.gating == "none"):
+            raise ValueError(
+                f"representation_epochs=0 and gating={self.gating}: nothing would train the vectors of users; "
+                "set gating=none or fine_tune_users=true"
+            )
         return self
 
 
@@ -84,7 +93,7 @@ class CrossDomain(Recommender):
     of one domain at a time, `cross` sees all; a user's vector is the mean of the states of the events that are not
     masked. All three predict masked items; a discriminator tells the domains of specific vectors apart, and, through a
     gradient reversal, makes those of the common encoder alike; the cross vector is drawn to the user's own common
-    vectors and kept at a distance of 1 from his specific ones.
+    vectors and kept at a distance of 1, the root of the mean square, from his specific ones.
 
     Stage 2 reads the events of the target domain. Its state is joined by the user's vectors, gated: score(item) =
     <state + U (G * specific + (1 - G) * cross), item>, G = sigmoid(W [specific, cross, state]). They are made of what
@@ -101,6 +110,7 @@ class CrossDomain(Recommender):
       * the output holds the state of the sequence; theirs, `gating=original`, is a mixture of the two user vectors
         alone, in which the sequence only sets weights;
       * every event of the target domain is supervised (there, one per user), over the items of that domain;
+      * alignment and separation are means over the width (there, sums, whose margin of 1 any two vectors exceed);
       * pre-norm blocks, one item table for input and output; the items of stage 2 begin where stage 1 ended.
 
     References:
@@ -174,11 +184,11 @@ class CrossDomain(Recommender):
             events = ops.stop_gradient(events)
         events = events + self._masks(item, 0)
         seen = visible(inputs["segment"], self.config.causal)
-        place = inputs["position"]
-        if kind != "cross":
-            seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
-            place = inputs["place"]
-        return getattr(self, kind)(events, place, _bias(seen, events.dtype), training=training)
+        if kind == "cross":
+            return self.cross(events, inputs["position"], _bias(seen, events.dtype), training=training)
+        seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
+        bias = _bias(seen, events.dtype)
+        return getattr(self, kind)(events, inputs["place"], bias, gaps=True, training=training)
 
     def _masks(self, item: Any, which: int) -> Any:
         """What stands for a masked item: one vector for the encoders of users, another for the recommender."""
@@ -236,7 +246,7 @@ class CrossDomain(Recommender):
             total = total + config.alignment * losses.weighted_mean(ops.mean(ops.square(apart), axis=-1), both)
         if config.separation:
             apart = found["cross"] - _weighted_mean(found["specific"], there)
-            distance = ops.sqrt(ops.sum(ops.square(apart), axis=-1) + 1e-12)
+            distance = ops.sqrt(ops.mean(ops.square(apart), axis=-1) + 1e-12)
             total = total + config.separation * losses.weighted_mean(ops.relu(1.0 - distance), both)
         return total
 
@@ -248,18 +258,17 @@ class CrossDomain(Recommender):
         return ops.mean(ops.sum(own * there, axis=0) / ops.maximum(ops.sum(there, axis=0), 1.0))
 
     def _contrast(self, common: Any, there: Any) -> Any:
-        """InfoNCE: a user's common vector of one domain finds his own of the next among those of all users."""
-        length = ops.sqrt(ops.sum(ops.square(common), axis=-1, keepdims=True) + 1e-12)
-        unit = common / length
-        total = 0.0
-        for g in range(self.num_domains - 1):
-            both = there[:, g] * there[:, g + 1]
-            logits = ops.cast(ops.matmul(unit[:, g], ops.transpose(unit[:, g + 1])), "float32")
-            own = ops.cast(ops.sum(unit[:, g] * unit[:, g + 1], axis=-1), "float32")
-            heat = self.config.contrastive_temperature
-            others = ops.logsumexp(ops.where(both[None, :] > 0, logits / heat, HIDDEN), axis=-1)
-            total = total - losses.weighted_mean(ops.where(both > 0, own / heat - others, 0.0), both)
-        return total
+        """InfoNCE: a user's common vector of one domain finds that of his other domains among those of all users."""
+        total, heat = 0.0, self.config.contrastive_temperature
+        for g in range(self.num_domains):
+            elsewhere = there * ops.cast(ops.not_equal(ops.arange(self.num_domains), g), there.dtype)
+            both = there[:, g] * ops.cast(ops.any(elsewhere > 0, axis=1), there.dtype)
+            one, other = l2_normalize(common[:, g]), l2_normalize(_weighted_mean(common, elsewhere))
+            logits = ops.cast(ops.matmul(one, ops.transpose(other)), "float32") / heat
+            own = ops.cast(ops.sum(one * other, axis=-1), "float32") / heat
+            others = ops.logsumexp(ops.where(both[None, :] > 0, logits, HIDDEN), axis=-1)
+            total = total + losses.weighted_mean(ops.where(both > 0, others - own, 0.0), both)
+        return total / self.num_domains
 
     # --------------------------------------------------------------------------------------------- stage 2
 
@@ -271,7 +280,8 @@ class CrossDomain(Recommender):
         # It sees the events of the target domain, and itself.
         read = ops.logical_or(own[:, None, :], ops.eye(item.shape[1], dtype="bool")[None])
         seen = ops.logical_and(visible(inputs["segment"], config.causal), read)
-        states = self.recommender(events, inputs["aim"], _bias(seen, events.dtype), training=training)
+        bias = _bias(seen, events.dtype)
+        states = self.recommender(events, inputs["aim"], bias, gaps=True, training=training)
         state = _at(states, inputs["slot"])
         if config.gating == "none":
             return state
@@ -285,7 +295,8 @@ class CrossDomain(Recommender):
             return self._original(states, seen, inputs["slot"], *vectors)
         gate = self.gate(ops.concatenate([*vectors, state], axis=-1))
         told = self.told(gate * vectors[0] + (1.0 - gate) * vectors[1])
-        return state + told * self.drop_users(ops.ones_like(told[:, :1]), training=training)
+        shown = ops.greater(self.drop_users(ops.ones_like(told[:, :1]), training=training), 0)
+        return state + told * ops.cast(shown, told.dtype)  # as strong as in serving: not scaled up
 
     def _original(self, states: Any, seen: Any, slot: Any, specific: Any, cross: Any) -> Any:
         """The mean over the sequence of G * A + (1 - G) * B, where A is the specific vector times the share of
@@ -318,6 +329,8 @@ class CrossDomain(Recommender):
                 continue
             for g, name in enumerate(self.catalogue.labels["domain"], 1):
                 file_name = re.sub(r"[^\w.-]+", "_", name)
+                if f"{kind}_{file_name}" in result:  # two names that differ in what no file name may hold
+                    file_name += f"_{g}"
                 result[f"{kind}_{file_name}"] = partial(self._view, kind, g)
         return result | {"cross": partial(self._view, "cross", None)}
 

@@ -22,6 +22,7 @@ from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
 from zoo.data.loaders.masked_items import MaskedItemLoader
 from zoo.data.loaders.sequences import NextItemLoader, SequenceLoader
+from zoo.data.vocabulary import NUM_SPECIALS
 
 
 def target_domain(catalogue: Catalogue) -> int:
@@ -39,11 +40,32 @@ def target_domain(catalogue: Catalogue) -> int:
     return names.index(aims[0]) + 1
 
 
+def refuse_shared_items(histories: Histories, catalogue: Catalogue) -> None:
+    """An event is read as one of its item's domain: items of two domains would be taught wrongly.
+
+    Raises:
+        DataError: an item occurs in two domains.
+    """
+    if "domain" not in histories.columns:
+        return
+    item, domain = histories.item, histories.columns["domain"]
+    first = np.full(catalogue.items.size, -1, domain.dtype)
+    first[item[::-1]] = domain[::-1]
+    shared = np.unique(item[(first[item] != domain) & (item >= NUM_SPECIALS)])
+    if len(shared):
+        example = catalogue.items.decode(shared[:1]).tolist()[0]
+        raise DataError(
+            f"{len(shared):,} items occur in more than one domain, such as {example!r}; a model across domains needs "
+            "items of one domain each: give them ids that tell the domains apart"
+        )
+
+
 class DomainLoader(MaskedItemLoader):
-    """Events of the target domain are masked, and predicted from all others."""
+    """Events of the target domain are masked, and predicted from all that each encoder may see."""
 
     def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
         self._target = target_domain(catalogue)
+        refuse_shared_items(histories, catalogue)
         super().__init__(histories, catalogue, config)
 
     def maskable(self) -> np.ndarray:
@@ -71,6 +93,7 @@ class NextInDomainLoader(NextItemLoader):
     """Each event of the target domain is predicted at the event before it, of whatever domain: `slot` (T,)."""
 
     def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
+        refuse_shared_items(histories, catalogue)
         super().__init__(histories, catalogue, config)
         assert catalogue.item_domain is not None
         self._wanted = catalogue.item_domain[histories.item] == target_domain(catalogue)
@@ -124,7 +147,7 @@ class RepresentationLoader(DomainLoader):
         x["person"][: len(ends)] = ends
         x["people"] = (np.arange(self._num_people) < len(ends)).astype(np.float32)
         model: Any = self.config.model
-        share = self.epoch / max(model.representation_epochs, 1)
+        share = (self.epoch + 0.5) / max(model.representation_epochs, 1)  # in the middle of the epoch
         strength = 1.0 if model.reversal == "constant" else 2 / (1 + np.exp(-10 * share)) - 1
         x["reversal"] = np.array([strength], np.float32)
         return x, y, weight

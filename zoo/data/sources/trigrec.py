@@ -48,6 +48,8 @@ def inputs(path: str, data: DataConfig) -> list[Path]:
         raise DataError(
             f"{path}: {len(found)} files such as food_all.txt; the layout trigrec has one of each of two domains"
         )
+    if len({domain[0] for domain in found}) < 2:
+        raise DataError(f"{path}: {' and '.join(found)} begin alike, and so would their files cross_..._train")
     files = list(found.values())
     for domain, file in found.items():
         suffixes = file.name.removeprefix(f"{domain}_all")
