@@ -14,7 +14,8 @@ target domain that were trained on.
     sampled, known  among 999 items that occur in the domain
 
 Every row is the mean over seeds, for accuracy over users as well; the tests against the first contestant flip signs of
-differences user by user (means over seeds; of users that both have tested). Results are kept after each training; a call goes on where one stopped.
+differences user by user (means over seeds; of users that both have tested). Results are kept after each training; a
+call goes on where one stopped.
 """
 
 from __future__ import annotations
