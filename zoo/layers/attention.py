@@ -32,6 +32,11 @@ def visible(segment: Any, causal: bool) -> Any:
     return ops.logical_and(same, ops.greater_equal(place[:, None], place[None, :]))
 
 
+def hiding(seen: Any, dtype: Any) -> Any:
+    """(R, 1, L, L) what is added to the logits of attention, of (R, L, L) bool: whether slot i may see slot j."""
+    return ops.cast(ops.where(seen, 0.0, HIDDEN), dtype)[:, None]
+
+
 def small() -> Any:
     """Initializer of a kernel whose product is added to a residual."""
     return keras.initializers.RandomNormal(stddev=SMALL)
@@ -106,7 +111,7 @@ class SelfAttention(keras.layers.Layer):
         keys, values = (placed(old, new, position) for old, new in zip(cache, self._keys_and_values(seen), strict=True))
         slots = ops.arange(keys.shape[2], dtype="int32")
         distance = position[:, :, None] - slots[None, None, :]  # (B, M, L)
-        bias = ops.cast(ops.where(ops.greater_equal(distance, 0), 0.0, HIDDEN), x.dtype)[:, None]
+        bias = hiding(ops.greater_equal(distance, 0), x.dtype)
         if self.by_distance is not None:
             bias = bias + self.by_distance(distance)
         return self._attend(x, self._heads(self.query(x)), keys, values, bias, False), (keys, values)

@@ -1,4 +1,4 @@
-"""Pooling of a history into one vector, with weights learned by recency and, if wanted, by content.
+"""Pooling of a history into one vector: by weights that are given, or learned by recency and, if wanted, by content.
 
 Legend: B batch, L history, D width, H heads.
 """
@@ -12,6 +12,12 @@ import numpy as np
 from keras import ops
 
 from zoo import backends
+
+
+def weighted_mean(vectors: Any, weights: Any) -> Any:
+    """(U, D) of (U, G, D) and (U, G)."""
+    total = ops.sum(vectors * weights[..., None], axis=1)
+    return total / ops.maximum(ops.sum(weights, axis=1), 1.0)[:, None]
 
 
 class RecencyPooling(keras.layers.Layer):

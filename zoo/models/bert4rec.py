@@ -16,7 +16,7 @@ from config import RunConfig, TrainConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.masked_items import MaskedItemLoader
 from zoo.data.vocabulary import MASK
-from zoo.layers.attention import HIDDEN, visible
+from zoo.layers.attention import hiding, visible
 from zoo.layers.embedding import IndexEmbedding
 from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
@@ -104,10 +104,9 @@ class BERT4Rec(SequentialRecommender):
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
         events = self.embed_events(inputs)
         masked = ops.cast(ops.equal(inputs["item"], MASK), events.dtype)[..., None]
-        seen = visible(inputs["segment"], causal=False)
         x = events + masked * ops.cast(self.mask, events.dtype) + self.position(inputs["position"])
         x = self.drop(self.input_norm(x), training=training)
-        bias = ops.cast(ops.where(seen[:, None], 0.0, HIDDEN), x.dtype)  # (R, 1, L, L)
+        bias = hiding(visible(inputs["segment"], causal=False), x.dtype)
         for block in self.blocks:
             x = block(x, bias, training=training)
         x = x if self.dense is None else self.dense(x)

@@ -20,12 +20,13 @@ from zoo import losses
 from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, recommending, target_domain
 from zoo.data.vocabulary import MASK, NUM_SPECIALS
-from zoo.layers.attention import HIDDEN, visible
+from zoo.layers.attention import HIDDEN, hiding, visible
 from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.encoder import Encoder
 from zoo.layers.gradient_reversal import reverse_gradient
 from zoo.layers.normalize import l2_normalize
+from zoo.layers.pooling import weighted_mean
 from zoo.recommender import Recommender
 from zoo.registry import ModelSpec, Stage
 
@@ -75,14 +76,9 @@ class CrossDomainConfig(ModelConfig):
         if self.embedding_dim % self.num_heads:
             raise ValueError(f"embedding_dim={self.embedding_dim} is no multiple of num_heads={self.num_heads}")
         if self.fine_tune_users and self.gating == "none":
-            raise ValueError(
-                "fine_tune_users=true, but gating=none does without the vectors of users; set one otherwise"
-            )
+            raise ValueError("fine_tune_users=true trains what gating=none does without; set one otherwise")
         if not (self.representation_epochs or self.fine_tune_users or self.gating == "none"):
-            raise ValueError(
-                f"representation_epochs=0 and gating={self.gating}: nothing would train the vectors of users; "
-                "set gating=none or fine_tune_users=true"
-            )
+            raise ValueError("representation_epochs=0 leaves gates untaught: set gating=none or fine_tune_users=true")
         return self
 
 
@@ -185,9 +181,9 @@ class CrossDomain(Recommender):
         events = events + self._masks(item, 0)
         seen = visible(inputs["segment"], self.config.causal)
         if kind == "cross":
-            return self.cross(events, inputs["position"], _bias(seen, events.dtype), training=training)
+            return self.cross(events, inputs["position"], hiding(seen, events.dtype), training=training)
         seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
-        bias = _bias(seen, events.dtype)
+        bias = hiding(seen, events.dtype)
         return getattr(self, kind)(events, inputs["place"], bias, gaps=True, training=training)
 
     def _masks(self, item: Any, which: int) -> Any:
@@ -242,10 +238,10 @@ class CrossDomain(Recommender):
             there = ops.roll(there, 1, axis=0)
         both = people * found["cross_there"] * ops.cast(ops.any(there > 0, axis=1), people.dtype)
         if config.alignment:
-            apart = found["cross"] - ops.stop_gradient(_weighted_mean(found["common"], there))
+            apart = found["cross"] - ops.stop_gradient(weighted_mean(found["common"], there))
             total = total + config.alignment * losses.weighted_mean(ops.mean(ops.square(apart), axis=-1), both)
         if config.separation:
-            apart = found["cross"] - _weighted_mean(found["specific"], there)
+            apart = found["cross"] - weighted_mean(found["specific"], there)
             distance = ops.sqrt(ops.mean(ops.square(apart), axis=-1) + 1e-12)
             total = total + config.separation * losses.weighted_mean(ops.relu(1.0 - distance), both)
         return total
@@ -263,7 +259,7 @@ class CrossDomain(Recommender):
         for g in range(self.num_domains):
             elsewhere = there * ops.cast(ops.not_equal(ops.arange(self.num_domains), g), there.dtype)
             both = there[:, g] * ops.cast(ops.any(elsewhere > 0, axis=1), there.dtype)
-            one, other = l2_normalize(common[:, g]), l2_normalize(_weighted_mean(common, elsewhere))
+            one, other = l2_normalize(common[:, g]), l2_normalize(weighted_mean(common, elsewhere))
             logits = ops.cast(ops.matmul(one, ops.transpose(other)), "float32") / heat
             own = ops.cast(ops.sum(one * other, axis=-1), "float32") / heat
             others = ops.logsumexp(ops.where(both[None, :] > 0, logits, HIDDEN), axis=-1)
@@ -280,7 +276,7 @@ class CrossDomain(Recommender):
         # It sees the events of the target domain, and itself.
         read = ops.logical_or(own[:, None, :], ops.eye(item.shape[1], dtype="bool")[None])
         seen = ops.logical_and(visible(inputs["segment"], config.causal), read)
-        bias = _bias(seen, events.dtype)
+        bias = hiding(seen, events.dtype)
         states = self.recommender(events, inputs["aim"], bias, gaps=True, training=training)
         state = _at(states, inputs["slot"])
         if config.gating == "none":
@@ -310,7 +306,7 @@ class CrossDomain(Recommender):
             mixed.append(ops.softmax(logits, axis=-1)[..., None] * vector[:, None])  # (T, L, D)
         gate = self.gate(ops.concatenate([*mixed, ops.zeros_like(sequence)], axis=-1))
         both = gate * mixed[0] + (1.0 - gate) * mixed[1]
-        return _weighted_mean(both, ops.cast(mine, both.dtype))
+        return weighted_mean(both, ops.cast(mine, both.dtype))
 
     def embed_items(self, tokens: Any) -> Any:
         """(..., D) what stage 1 learned of the items, and what stage 2 adds."""
@@ -342,20 +338,9 @@ class CrossDomain(Recommender):
         return self.embed_items(ops.arange(self.num_tokens, dtype="int32"))
 
 
-def _bias(seen: Any, dtype: Any) -> Any:
-    """(R, 1, L, L) what is added to the logits of attention."""
-    return ops.cast(ops.where(seen, 0.0, HIDDEN), dtype)[:, None]
-
-
 def _at(array: Any, slot: Any) -> Any:
     """(T, D) rows of (R, L, D) at flat slots."""
     return ops.take(ops.reshape(array, (-1, array.shape[-1])), slot, axis=0)
-
-
-def _weighted_mean(vectors: Any, weights: Any) -> Any:
-    """(U, D) of (U, G, D) and (U, G)."""
-    total = ops.sum(vectors * weights[..., None], axis=1)
-    return total / ops.maximum(ops.sum(weights, axis=1), 1.0)[:, None]
 
 
 def _not_represented(config: CrossDomainConfig) -> tuple[str, ...]:

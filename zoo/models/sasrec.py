@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from keras import ops
 from pydantic import Field, model_validator
 
 from config import RunConfig, TrainConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.sequences import NextItemLoader
 from zoo.data.sources import t_ecd
-from zoo.layers.attention import HIDDEN, visible
+from zoo.layers.attention import hiding, visible
 from zoo.layers.embedding import IndexEmbedding
 from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
@@ -85,8 +84,7 @@ class SASRec(SequentialRecommender):
 
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
         x = self.drop(self._embed(inputs), training=training)
-        seen = visible(inputs["segment"], causal=True)[:, None]
-        bias = ops.cast(ops.where(seen, 0.0, HIDDEN), x.dtype)  # (R, 1, L, L)
+        bias = hiding(visible(inputs["segment"], causal=True), x.dtype)
         for block in self.blocks:
             x = block(x, bias, training=training)
         return self.norm(x)
