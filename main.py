@@ -41,17 +41,17 @@ def parse_args(arguments):
         epilog=f"actions:\n{actions}\n\nKERAS_BACKEND is jax, tensorflow or torch; unset, the first installed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "action", nargs="?", metavar="ACTION", help="one of the actions below; none runs the first four"
-    )
+    parser.add_argument("action", nargs="?", metavar="ACTION", help="one of those below; none runs the first four")
     parser.add_argument("--model", help="a name of list_models (the one in --run-dir, or two_tower)")
     parser.add_argument("--models", help="compare_models: names with commas between them")
     parser.add_argument("--preset", help="a recipe of the model (the one named like the data, or base)")
-    parser.add_argument(
-        "--data", help="file, glob, folder, database, module:function or known name (the built-in sample)"
-    )
+    parser.add_argument("--data", help="file, glob, folder, database, module:function or known name (the sample)")
     parser.add_argument("--run-dir", type=Path, help="where the run is written and looked for (runs/MODEL)")
     parser.add_argument("--override", action="append", default=[], metavar="K=V[,K=V...]", help="set knobs by name")
+    text = "task_weights={}".format
+    parser.add_argument(
+        "--task-weights", action="append", dest="override", type=text, metavar="T:W[,T:W...]", help="ubt"
+    )
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted training stopped")
     options = parser.parse_args(arguments)
     if options.action not in (None, *ACTIONS):

@@ -41,3 +41,13 @@ def test_vectors_are_exported_merged_and_judged(tmp_path, capsys):
     assert run("evaluate_embeddings", merged, f"folders={made}") == 0
     again = json.loads((merged / "judge.json").read_text())["rows"][str(made)]
     assert again["mean"] == rows[str(made)]["mean"]
+
+
+def test_knobs_that_nothing_would_read_are_refused(tmp_path, capsys):
+    assert run("train_validation_model", tmp_path, "data.until=2020-01-01") == 2
+    assert "data.until is for interactions" in capsys.readouterr().err
+    assert run("train_validation_model", tmp_path) == 0
+    assert run("export_embeddings", tmp_path, "predict.histories=new.csv") == 2
+    assert "predict.histories is for models of interactions" in capsys.readouterr().err
+    assert run("export_embeddings", tmp_path, "predict.users=3,5") == 0
+    assert np.load(tmp_path / "client_ids.npy").tolist() == [3, 5]

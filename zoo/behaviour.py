@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from config import ConfigError, RunConfig, override
+from config import ConfigError, PredictConfig, RunConfig, override
 from zoo import artifacts, exporting, judging, merging, recommending, registry, training
 from zoo.data import dates
 from zoo.data.behaviour import sources
@@ -102,9 +102,7 @@ def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     if not isinstance(model, Recommender):
         raise ConfigError(f"{run.name} makes vectors of clients and recommends nothing; export_embeddings writes them")
     prepared, predict = _as_trained(run, config), config.predict
-    ids = prepared.log.clients[prepared.log.relevant()]
-    rows = np.arange(len(ids)) if predict.users is None else recommending.asked_rows(ids, predict.users)
-    clients = prepared.everyone().take(rows)
+    ids, clients = _asked_clients(prepared, predict)
     catalogue: Any = run.catalogue
     users, size = model.vectors(clients), recommending.BATCH
     categories = keras.ops.convert_to_numpy(model.category_embeddings()).astype(np.float32)
@@ -126,7 +124,7 @@ def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
             for part, mine in zip(clients.batches(size), np.split(users, range(size, len(users), size)), strict=True)
         )
         written += 1
-        people = recommending.write(path, predict.format, ids[rows], vocabulary, lists)
+        people = recommending.write(path, predict.format, ids, vocabulary, lists)
         print(f"{name.replace('_', ' ')} for {people:,} clients: {path}")
     if not written:
         raise ConfigError(f"{run.directory}: learned neither products nor categories; give it the task sku or category")
@@ -135,10 +133,10 @@ def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
 def export(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     """Writes client_ids.npy and embeddings.npy of the clients whom the log's owner asks for, in his order."""
     prepared = _as_trained(run, config)
-    rows = prepared.log.relevant()
-    exporting.export_embeddings(run.model, prepared.everyone(), prepared.log.clients[rows], directory, config.predict)
+    ids, clients = _asked_clients(prepared, config.predict)
+    exporting.export_embeddings(run.model, clients, ids, directory, config.predict)
     artifacts.write_json(directory / ENTRY, {"cut": prepared.cut})
-    print(f"embeddings of {len(rows):,} clients: {directory}")
+    print(f"embeddings of {len(ids):,} clients: {directory}")
 
 
 def draw_clients(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
@@ -188,6 +186,18 @@ def merge_folders(config: RunConfig, directory: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what they share
+
+
+def _asked_clients(prepared: BehaviourPrepared, predict: PredictConfig) -> tuple[np.ndarray, Any]:
+    """(ids, histories) of `predict.users`, or of all whom the log's owner asks for."""
+    for knob in ("histories", "time", "action"):
+        if getattr(predict, knob) is not None:
+            raise ConfigError(f"predict.{knob} is for models of interactions; unset it")
+    ids, clients = prepared.log.clients[prepared.log.relevant()], prepared.everyone()
+    if predict.users is None:
+        return ids, clients
+    rows = recommending.asked_rows(ids, predict.users)
+    return ids[rows], clients.take(rows)
 
 
 def _cut(folder: str) -> int | None:

@@ -7,13 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-from config import Columns, DataConfig, SampleConfig
+from config import DataConfig, SampleConfig
 from zoo.data.behaviour.log import BehaviourLog
 from zoo.data.behaviour.sources import form
 from zoo.data.dataset import DataError
 from zoo.data.sources import cache, files, layouts
 
 LAYOUTS = ("synerise", "online_retail", "otto")  # modules with `read(path, data_config) -> BehaviourLog`
+READ = {"path", "layout", "cache_dir"}  # knobs of `data`
 _SLOW = 3.0  # seconds after which a load says how long it took
 
 
@@ -23,7 +24,10 @@ def load(data: DataConfig, sample: SampleConfig, seed: int = 0) -> BehaviourLog:
     Raises:
         DataError: nothing is there, it is no log of behaviour, or it cannot be read; in one line.
     """
-    start = time.perf_counter()
+    start, plain = time.perf_counter(), DataConfig()
+    for knob in sorted(DataConfig.model_fields.keys() - READ):
+        if getattr(data, knob) != getattr(plain, knob):
+            raise DataError(f"{data.path}: data.{knob} is for interactions, not for logs of behaviour; unset it")
     if data.path == "sample":
         log = importlib.import_module("zoo.data.behaviour.sources.sample").read(sample, seed)
     else:
@@ -56,6 +60,4 @@ def _layout(data: DataConfig) -> str:
             f"{data.path}: no log of behaviour (purchases, carts, visits and searches of clients); wanted a folder "
             f"with product_buy.parquet and its sisters, or data.layout={' or '.join(LAYOUTS[1:])}"
         )
-    if data.columns != Columns() or data.query:
-        raise DataError(f"{data.path}: data.columns and data.query are for tables of interactions; unset them")
     return known
