@@ -7,9 +7,10 @@ import pytest
 from config import DataConfig, SampleConfig
 from tests.small_t_ecd import BOT, DAYS, NS_PER_DAY, SHOPS, write
 from zoo.data import sources
+from zoo.data.cleaning import weigh_actions
 from zoo.data.dataset import DataError, Dataset
 from zoo.data.sources import layouts
-from zoo.data.sources.t_ecd import ACTIONS
+from zoo.data.sources.t_ecd import ACTIONS, WEIGHTS
 
 pytestmark = pytest.mark.once
 
@@ -96,6 +97,15 @@ def test_items_have_the_features_of_their_first_row(copy):
 def test_actions_are_numbered_by_commitment(copy):
     labels = load(copy[0]).labels["action"]
     assert labels == ACTIONS
+
+
+def test_weights_of_the_study_fit_one_shop_alone(copy):
+    dataset = weigh_actions(load(copy[0], domains=("retail",)), WEIGHTS)
+    names = np.array(dataset.labels["action"])[dataset.events.columns["action"]]
+    assert {(name, weight) for name, weight in zip(names, dataset.events.columns["weight"], strict=True)} == {
+        ("view", 1.0), ("click", 2.0), ("added-to-cart", 4.0),
+    }  # fmt: skip
+    assert WEIGHTS["buy"] == max(WEIGHTS.values()) and set(WEIGHTS) == set(ACTIONS)
 
 
 def test_receipts_are_baskets(copy):

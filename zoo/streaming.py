@@ -26,7 +26,7 @@ class Stream:
     A model that can be streamed has `empty_cache(B)`, a dict of arrays, and `extend(inputs, cache)`, which gives the
     states (B, M, D) of M further events, and the cache with them in it. What the state says is what the whole model
     says of `histories`: up to `max_length` events, all there are; a user who has more starts again from the newest
-    half.
+    half, so that a stream answers for half to a whole window where `model.vectors` of all events reads a whole one.
 
     Attributes:
         model: what makes the states.

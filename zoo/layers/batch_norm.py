@@ -14,7 +14,8 @@ class BatchNorm(keras.layers.Layer):
     The running statistics start as the first batch's, as Keras' average of weights starts with the first weights. With
     the average's own momentum they are averaged over the same steps with the same shares. Where what is normalised is
     linear in the weights, its mean under the averaged weights is then the running mean, and no pass over the data has
-    to find it anew; its variance is at most the running one.
+    to find it anew; its variance is at most the running one. Behind a table and its map, a product of weights, both are
+    near.
 
     Args:
         momentum: share of the running statistics that remains after a batch.

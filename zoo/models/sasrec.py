@@ -46,7 +46,9 @@ class SASRec(SequentialRecommender):
 
     Deviations from Kang & McAuley 2018:
       * full softmax by default, which beats its one-negative binary cross-entropy by a quarter of NDCG@10
-        (Klenitskiy & Vasilev 2023); `loss=bce,num_negatives=1,share_negatives=false` is the original's;
+        (Klenitskiy & Vasilev 2023); `loss=bce,num_negatives=1,share_negatives=false` is near the original's, but that
+        drew no item of the user's as a negative, and here a constant is added to all scores of `bce` and `gbce`, which
+        says from the start that few pairs are positive, and changes no order;
       * rows are packed and positions count from the first event seen (it padded on the left and counted from the
         padding);
       * queries, keys and values are all of the normalised input and added to the input itself, as in every pre-norm
