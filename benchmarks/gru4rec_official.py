@@ -128,7 +128,7 @@ def prepared_split(config: RunConfig, file: str, layout: str) -> Split:
 def diginetica(*overrides: str) -> RunConfig:
     """The preset, without validation."""
     preset = registry.get("gru4rec").preset("diginetica")
-    return override(preset, ["monitor=loss,bootstrap=0", f"evaluate.top_k={CUT}", *overrides])
+    return override(preset, ["monitor=null,bootstrap=0", f"evaluate.top_k={CUT}", *overrides])
 
 
 # ------------------------------------------------------------------------------------------------------------ quality
