@@ -141,7 +141,7 @@ MODEL = ModelSpec(
             all_events=True,
             relative_bias=True,
         ),
-        # The block and the loss of eSASRec (Tikhonovich et al. 2025), at the size of `base`
+        # The block and the loss of eSASRec (Tikhonovich et al. 2025), at the size of `base`; not measured yet.
         "esasrec": _recipe(
             {"epochs": 100, "batch_size": 128, "patience": 10},
             block="ligr",
