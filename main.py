@@ -50,7 +50,7 @@ def parse_args(arguments):
     parser.add_argument("--override", action="append", default=[], metavar="K=V[,K=V...]", help="set knobs by name")
     text = "task_weights={}".format
     parser.add_argument(
-        "--task-weights", action="append", dest="override", type=text, metavar="T:W[,T:W...]", help="ubt"
+        "--task-weights", action="append", dest="override", type=text, metavar="T:W,...", help="of the tasks of ubt"
     )
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted training stopped")
     options = parser.parse_args(arguments)

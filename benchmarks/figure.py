@@ -2,8 +2,9 @@
 
     python -m benchmarks.figure
 
-Quality is that of `benchmarks.quality`, beside the best number published under the same protocol; HSTU has none, beside it
-stands RecTools' on all 3,706 items. Seconds are those of `benchmarks.peers`, of the zoo on its fastest backend.
+Quality is that of `benchmarks.quality`, beside the best number published under the same protocol; HSTU has none,
+beside it stands RecTools' on all 3,706 items. Seconds are those of `benchmarks.peers`, of the zoo on its fastest
+backend.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def draw(ax: Axes, bars: list[tuple[str, float, bool]], title: str, digits: int)
 def main() -> None:
     figure = Figure(figsize=(10, 4), dpi=style.DPI, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
-    draw(left, quality(), "MovieLens-1M: NDCG@10, whole catalogue (more is better)", 4)
-    draw(right, seconds(), "seconds an epoch there, two CPU cores (less is better)", 1)
+    draw(left, quality(), "MovieLens-1M: NDCG@10 (more is better)", 4)
+    draw(right, seconds(), "seconds of an epoch, two cores (less is better)", 1)
     figure.savefig(FILE)
     print(FILE)
 
