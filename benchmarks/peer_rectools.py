@@ -119,6 +119,7 @@ def main() -> None:
     def trainer() -> Trainer:
         return Trainer(
             max_epochs=job["epochs"],
+            precision="bf16-mixed" if job.get("precision") == "bfloat16" else "32-true",
             accelerator="cpu",
             devices=1,
             logger=False,
@@ -147,7 +148,7 @@ def main() -> None:
         "item_net_block_types": (IdEmbeddingsItemNet,),
         "get_trainer_func": trainer,
     }
-    if job["model"] == "sasrec":
+    if job["model"].startswith("sasrec"):
         model = SASRecModel(**settings)
     elif job["model"] == "bert4rec":
         model = BERT4RecModel(mask_prob=job["mask"], **settings)
