@@ -8,7 +8,8 @@
 PYTHON is that of an environment of the peer's own; benchmarks/peers.py says how to make one.
 
     sasrec  seconds of training until NDCG@10 on the validation targets is T (.17), full cross-entropy. Contestants:
-            zoo, replay, replay-deprecated and rectools at the settings of benchmarks/peers.py; zoo-ml-1m, the recipe
+            zoo, replay, replay-deprecated and rectools at the settings of benchmarks/peers.py; zoo-bfloat16, with
+            `train.precision=mixed_bfloat16`; zoo-ml-1m, the recipe
     hstu    HR@10 and NDCG@10 on the test targets, at the epoch that is best on the validation targets, cosines over
             .05 as in RecTools' tutorial. Contestants: zoo-time and rectools-time, which are told when the next item is
             asked for (where the log has times); zoo and rectools, which know the order alone. Full cross-entropy, or
@@ -63,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 CONTESTANTS: dict[str, dict[str, dict[str, Any]]] = {
     "sasrec": {
         "zoo": {},
+        "zoo-bfloat16": {"precision": "bfloat16"},
         "zoo-ml-1m": {"preset": "ml-1m"},
         "replay": {"deprecated": False},
         "replay-deprecated": {"deprecated": True},

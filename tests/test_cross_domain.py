@@ -11,7 +11,7 @@ from scipy.special import expit
 from config import RunConfig
 from tests import autodiff
 from tests.test_parity import set_numpy_weights
-from zoo import losses
+from zoo import domain_losses, losses
 from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
@@ -186,11 +186,13 @@ def test_neighbours_and_padding_do_not_change_a_vector():
     np.testing.assert_allclose(longer.vectors(log), shorter.vectors(log), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("part", ["alignment", "separation"])
-def test_alignment_and_separation_are_of_one_user(part):
+@pytest.mark.parametrize(
+    ("part", "margin"), [("alignment", "mean_square"), ("separation", "mean_square"), ("separation", "euclidean")]
+)
+def test_alignment_and_separation_are_of_one_user(part, margin):
     """The cross vectors of two users, swapped, give another loss; in the published code they are of any two."""
     off = dict.fromkeys(("classification", "adversarial", "alignment", "separation"), 0.0)
-    model, plain = model_of(**off | {part: 1.0}), model_of(**off)
+    model, plain = model_of(**off | {part: 1.0, "margin": margin}), model_of(**off)
     x, y, weight = (tensors(part) for part in stage_one(model))
     found = model(x)
     swapped = found | {"cross": ops.flip(found["cross"], axis=0)}
@@ -202,7 +204,8 @@ def test_alignment_and_separation_are_of_one_user(part):
     other = array(found["common" if part == "alignment" else "specific"])
     mean = (other * there[..., None]).sum(axis=1) / np.maximum(there.sum(axis=1), 1)[:, None]
     apart = cross - mean
-    each = (apart**2).mean(axis=1) if part == "alignment" else np.maximum(0, 1 - np.sqrt((apart**2).mean(axis=1)))
+    squares = (apart**2).sum(axis=1) if margin == "euclidean" else (apart**2).mean(axis=1)
+    each = squares if part == "alignment" else np.maximum(0, 1 - np.sqrt(squares))
     both = array(x["people"]) * array(found["cross_there"])
     expected = (each * both).sum() / both.sum()
     assert loss(model, found) - loss(plain, found) == pytest.approx(expected, rel=1e-3, abs=1e-5)
@@ -219,7 +222,7 @@ def test_common_vectors_are_taught_to_hide_what_the_discriminator_learns_to_find
         return model.compute_loss(x=x, y=y, y_pred=model(x), sample_weight=weight)
 
     def alone():
-        return model._told_apart(model(x)["common"], there)
+        return domain_losses.told_apart(model._domain_logits(model(x)["common"]), there)
 
     strength = float(array(x["reversal"])[0])
     common, found = model.common.trainable_variables, model.discriminator.trainable_variables
@@ -232,11 +235,9 @@ def test_common_vectors_are_taught_to_hide_what_the_discriminator_learns_to_find
 
 @pytest.mark.once
 def test_the_contrast_finds_a_user_in_his_other_domains():
-    model = model_of(contrastive=1.0)
-    model.num_domains = 3
     common = np.random.default_rng(0).normal(size=(5, 3, 8)).astype(np.float32)
     there = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 1, 1]], np.float32)
-    found = float(array(model._contrast(*tensors((common, there)))))
+    found = float(array(domain_losses.contrast(*tensors((common, there)), temperature=0.1)))
     each = []
     for g in range(3):
         elsewhere = there * (np.arange(3) != g)

@@ -15,8 +15,8 @@ import numpy as np
 from keras import ops
 from pydantic import Field, model_validator
 
-from config import DataConfig, ModelConfig, RunConfig, SplitConfig, TrainConfig
-from zoo import losses
+from config import DataConfig, ModelConfig, RunConfig, SplitConfig, TrainConfig, override
+from zoo import domain_losses, losses
 from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, recommending, target_domain
 from zoo.data.vocabulary import MASK, NUM_SPECIALS
@@ -57,6 +57,9 @@ class CrossDomainConfig(ModelConfig):
     reversal: Literal["schedule", "constant"] = Field("schedule", description="strength of the gradient reversal")
     alignment: float = Field(0.1, ge=0, description="weight of the cross vector's distance to the common ones")
     separation: float = Field(0.1, ge=0, description="weight of the cross vector's closeness to the specific ones")
+    margin: Literal["mean_square", "euclidean"] = Field(
+        "mean_square", description="distance that separation wants to be 1; euclidean: as the published code"
+    )
     same_user: bool = Field(True, description="align vectors of one user; false: of two, as the published code does")
     contrastive: float = Field(0.0, ge=0, description="weight of InfoNCE between a user's common vectors")
     contrastive_temperature: float = Field(0.1, gt=0)
@@ -106,7 +109,7 @@ class CrossDomain(Recommender):
       * the output holds the state of the sequence; theirs, `gating=original`, is a mixture of the two user vectors
         alone, in which the sequence only sets weights;
       * every event of the target domain is supervised (there, one per user), over the items of that domain;
-      * alignment and separation are means over the width (there, sums, whose margin of 1 any two vectors exceed);
+      * separation is by the mean over the width (there, `margin=euclidean`, the sum: any two vectors exceed 1);
       * pre-norm blocks, one item table for input and output; the items of stage 2 begin where stage 1 ended.
 
     References:
@@ -227,44 +230,29 @@ class CrossDomain(Recommender):
         kinds = KINDS if config.common_masked else ("specific", "cross")
         total = sum(losses.softmax_cross_entropy(found[f"{kind}_states"], table, labels, weights) for kind in kinds)
         if config.classification:
-            total = total + config.classification * self._told_apart(found["specific"], there)
+            logits = self._domain_logits(found["specific"])
+            total = total + config.classification * domain_losses.told_apart(logits, there)
         if config.adversarial:
-            reversed_vectors = reverse_gradient(found["common"], x["reversal"][0])
-            total = total + config.adversarial * self._told_apart(reversed_vectors, there)
+            logits = self._domain_logits(reverse_gradient(found["common"], x["reversal"][0]))
+            total = total + config.adversarial * domain_losses.told_apart(logits, there)
         if config.contrastive:
-            total = total + config.contrastive * self._contrast(found["common"], there)
+            found_again = domain_losses.contrast(found["common"], there, config.contrastive_temperature)
+            total = total + config.contrastive * found_again
         if not config.same_user:
             found = found | {kind: ops.roll(found[kind], 1, axis=0) for kind in ("specific", "common")}
             there = ops.roll(there, 1, axis=0)
         both = people * found["cross_there"] * ops.cast(ops.any(there > 0, axis=1), people.dtype)
         if config.alignment:
-            apart = found["cross"] - ops.stop_gradient(weighted_mean(found["common"], there))
-            total = total + config.alignment * losses.weighted_mean(ops.mean(ops.square(apart), axis=-1), both)
+            total = total + config.alignment * domain_losses.alignment(found["cross"], found["common"], there, both)
         if config.separation:
-            apart = found["cross"] - weighted_mean(found["specific"], there)
-            distance = ops.sqrt(ops.mean(ops.square(apart), axis=-1) + 1e-12)
-            total = total + config.separation * losses.weighted_mean(ops.relu(1.0 - distance), both)
+            euclidean = config.margin == "euclidean"
+            near = domain_losses.separation(found["cross"], found["specific"], there, both, euclidean)
+            total = total + config.separation * near
         return total
 
-    def _told_apart(self, vectors: Any, there: Any) -> Any:
-        """Cross-entropy of the domain of each vector (U, G, D), each domain counting alike."""
-        vectors = l2_normalize(vectors) * vectors.shape[-1] ** 0.5
-        log_share = ops.log_softmax(ops.cast(self.discriminator(self.traits(vectors)), "float32"), axis=-1)  # (U, G, G)
-        own = -ops.sum(log_share * ops.eye(self.num_domains, dtype="float32"), axis=-1)  # (U, G)
-        return ops.mean(ops.sum(own * there, axis=0) / ops.maximum(ops.sum(there, axis=0), 1.0))
-
-    def _contrast(self, common: Any, there: Any) -> Any:
-        """InfoNCE: a user's common vector of one domain finds that of his other domains among those of all users."""
-        total, heat = 0.0, self.config.contrastive_temperature
-        for g in range(self.num_domains):
-            elsewhere = there * ops.cast(ops.not_equal(ops.arange(self.num_domains), g), there.dtype)
-            both = there[:, g] * ops.cast(ops.any(elsewhere > 0, axis=1), there.dtype)
-            one, other = l2_normalize(common[:, g]), l2_normalize(weighted_mean(common, elsewhere))
-            logits = ops.cast(ops.matmul(one, ops.transpose(other)), "float32") / heat
-            own = ops.cast(ops.sum(one * other, axis=-1), "float32") / heat
-            others = ops.logsumexp(ops.where(both[None, :] > 0, logits, HIDDEN), axis=-1)
-            total = total + losses.weighted_mean(ops.where(both > 0, others - own, 0.0), both)
-        return total / self.num_domains
+    def _domain_logits(self, vectors: Any) -> Any:
+        """(U, G, G) what the discriminator makes of vectors (U, G, D)."""
+        return self.discriminator(self.traits(l2_normalize(vectors) * vectors.shape[-1] ** 0.5))
 
     # --------------------------------------------------------------------------------------------- stage 2
 
@@ -371,6 +359,11 @@ def _recipe(train: dict[str, Any], target: str | None = None, windows: str = "ke
 
 
 _SMALL = {"embedding_dim": 16, "max_length": 16, "num_blocks": 1, "dropout": 0.1, "representation_epochs": 4}
+_PUBLISHED = (
+    "embedding_dim=50,num_heads=1,relative_bias=false,causal=false,mask_share=0.15,last_share=0,representation_epochs=100,"
+    "gating=original,adversarial=1,alignment=1,separation=1,margin=euclidean,reversal=constant,same_user=false,"
+    "common_masked=false,user_dropout=0,batch_size=32,learning_rate=1e-3"
+)
 _BASE = {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 5}
 
 
@@ -388,6 +381,8 @@ MODEL = ModelSpec(
     presets={
         "tiny": _recipe({"epochs": 10, "batch_size": 32, "learning_rate": 1e-2}, "kitchen", **_SMALL),
         "base": _recipe(_BASE),
+        # The published code's losses, weights and gate, in so far as they are options.
+        "trigrec": override(_recipe(_BASE), [_PUBLISHED]),
         # Food and kitchen come in overlapping windows of the same people, which are joined.
         **{domain: _recipe(_BASE, domain, "join") for domain in ("food", "kitchen")},
         **{domain: _recipe(_BASE, domain) for domain in ("toy", "game")},
