@@ -57,6 +57,12 @@ def device() -> str:
     return accelerator or f"cpu, {len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count()} cores"
 
 
+def fuses_attention() -> bool:
+    """Whether attention without dropout is one operation, which never holds its weights: PyTorch's, and JAX's on an
+    accelerator. Keras composes it elsewhere, more slowly than our two products (`benchmarks/LOG.md`)."""
+    return name() == "torch" or (name() == "jax" and not device().startswith("cpu"))
+
+
 def seed(value: int) -> None:
     """Seeds what a model created after it draws its initial weights from, and its dropout.
 

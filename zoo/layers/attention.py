@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo import backends
 from zoo.layers.dropout import Dropout
 from zoo.layers.relative_bias import DistanceBias
 
@@ -121,9 +122,14 @@ class SelfAttention(keras.layers.Layer):
         return self._heads(key), self._heads(value)
 
     def _attend(self, x: Any, query: Any, key: Any, value: Any, bias: Any, training: bool) -> Any:
-        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * query.shape[-1] ** -0.5 + bias
-        weights = self.drop(ops.softmax(logits, axis=-1), training=training)  # (R, H, L, L)
-        mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        scale = query.shape[-1] ** -0.5
+        if backends.fuses_attention() and not (training and self.drop.dropped):
+            by_slot = [ops.transpose(part, (0, 2, 1, 3)) for part in (query, key, value)]  # (R, L, H, D / H)
+            mixed = ops.dot_product_attention(*by_slot, bias=bias, scale=scale)
+        else:
+            logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * scale + bias
+            weights = self.drop(ops.softmax(logits, axis=-1), training=training)  # (R, H, L, L)
+            mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return self.output_dense(ops.reshape(mixed, ops.shape(x)))
 
     def _heads(self, x: Any) -> Any:

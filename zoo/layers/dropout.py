@@ -26,6 +26,7 @@ class Dropout(keras.layers.Layer):
             raise ValueError(f"rate={rate}: a share from 0 to below 1")
         self.dropped = min(max(round(256 * rate), 1), 255) if rate else 0  # of 256
         self.seed_generator = keras.random.SeedGenerator() if rate else None
+        self.built = True  # also where nobody calls it: an unbuilt layer has Keras trace the whole model at each step
 
     def call(self, x: Any, training: bool = False) -> Any:
         if not training or not self.dropped:
