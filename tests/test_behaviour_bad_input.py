@@ -106,6 +106,21 @@ def test_strange_logs_are_learned_from(tmp_path, monkeypatch, case, model):
     assert judged["random"]["mean"] >= 0
 
 
+def test_merged_vectors_are_of_the_clients_whom_the_owner_asks_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = write(tmp_path / "log", shop(), relevant=[5, 1_000, 2, 9])
+    block = tmp_path / "block"
+    block.mkdir()
+    np.save(block / "client_ids.npy", np.array([2, 3, 9, 5]))
+    np.save(block / "embeddings.npy", np.array([[2], [3], [9], [5]], np.float16))
+    arguments = ["--data", str(folder), "--run-dir", str(tmp_path / "merged"), "--override", f"folders={block}"]
+    assert main.main(["merge_embeddings", *arguments]) == 0
+    assert np.load(tmp_path / "merged" / "client_ids.npy").tolist() == [5, 1_000, 2, 9]
+    vectors = np.load(tmp_path / "merged" / "embeddings.npy")[:, 0]
+    assert vectors[1] == 0 and np.argsort(vectors).tolist() == [2, 0, 1, 3]  # 2, 5, their mean, 9
+    assert "1 of 4 clients are not in it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("everybody", [True, False])
 def test_labels_of_one_class_are_told(tmp_path, monkeypatch, capsys, everybody, model):

@@ -172,10 +172,16 @@ def judge_folders(config: RunConfig, directory: Path) -> None:
 
 
 def merge_folders(config: RunConfig, directory: Path) -> None:
-    """Puts the vectors of several folders side by side, each block scaled, as one entry of float16 numbers."""
+    """Puts the vectors of several folders side by side, each block scaled, as one entry of float16 numbers.
+
+    Its clients are those whom the owner of the log `data.path` asks for, in his order; without one, the first folder's.
+    """
     folders = _folders(config)
     blocks = [judging.read_blocks(Path(folder)) for folder in folders]
     ids = blocks[0][0]
+    if config.data.path != "sample":
+        log = _read(config)
+        ids = log.clients[log.relevant()]
     for note in merging.notes(blocks, ids):
         print(f"  {note}")
     merged = merging.merge(blocks, ids)
