@@ -14,8 +14,9 @@ target domain that were trained on.
     sampled, known  among 999 items that occur in the domain
 
 Every row is the mean over seeds, for accuracy over users as well; the tests against the first contestant flip signs of
-differences user by user (means over seeds; of users that both have tested). Results are kept after each training; a
-call goes on where one stopped.
+differences in NDCG@10 of the full ranking user by user (means over seeds; of users that both have tested), of all of
+them and of those with at most FEW known events in the domain. Results are kept after each training; a call goes on
+where one stopped.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ CONTESTANTS = (
 CANDIDATES = 999
 CUTS = {"sampled": (1, 5, 10), "full": (10,)}
 BLOCK = 512  # users at once
+FEW = 5
 
 
 def load(folder: str, target: str, alone: bool, window: str, config: RunConfig) -> Prepared:
@@ -141,12 +143,30 @@ def measure(prepared: Prepared, config: RunConfig, name: str, folder: Path) -> d
     return row
 
 
-def difference(first: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """(n,) by how much the first is ahead, user by user, means over seeds; of the users that both have tested."""
+def known_events(prepared: Prepared) -> dict[str, int]:
+    """How many events of the target domain lie before the test, by user."""
+    dataset = prepared.split.dataset
+    (target,) = prepared.catalogue.labels["target_domains"]
+    mine = dataset.events.columns["domain"] == dataset.codes("domain", [target], "TARGET")[0]
+    counts = np.bincount(dataset.events.user[mine], minlength=len(dataset.users)) - 1  # the test is one of them
+    return dict(zip(dataset.users.ids.astype(str).tolist(), counts.tolist(), strict=True))
+
+
+def paired(
+    first: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]], known: dict[str, int]
+) -> dict[str, list[float]]:
+    """By how much the first is ahead and how likely that is by chance, of the users that both have tested."""
     users, mine, his = np.intersect1d(first[0]["user"], other[0]["user"], return_indices=True)
-    ahead = [np.mean([seed["value"] for seed in seeds], axis=0) for seeds in (first, other)]
+    means = [np.mean([seed["value"] for seed in seeds], axis=0) for seeds in (first, other)]
     assert len(users) and all((seed["user"] == first[0]["user"]).all() for seed in first)
-    return ahead[0][mine] - ahead[1][his]
+    ahead = means[0][mine] - means[1][his]
+    few = np.array([known[user] <= FEW for user in users.tolist()])
+    parts = {"all": ahead, f"{few.sum():,} users with at most {FEW} known events": ahead[few]}
+    return {
+        name: [round(float(part.mean()), 5), round(float(metrics.sign_flip(part, 10_000)), 4)]
+        for name, part in parts.items()
+        if len(part)
+    }
 
 
 def main() -> None:
@@ -187,11 +207,13 @@ def main() -> None:
                 rows.append(measure(prepared[alone], seeded, name, folder))
                 write_record(title, results, ("numpy", "keras", backends.name()))
             values[contestant].append(dict(np.load(folder / "values.npz")))
-        first = difference(values[asked[0]], values[contestant])
         shown = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0] if "@10" in key}
         line = "  ".join(f"{key} {value:.4f}" for key, value in shown.items())
         if contestant != asked[0]:
-            line += f"  first ahead by {first.mean():.4f}, p {metrics.sign_flip(first, 10_000):.4f}"
+            tests = paired(values[asked[0]], values[contestant], known_events(prepared[alone]))
+            results.setdefault("paired", {})[f"{asked[0]} against {contestant}"] = tests
+            write_record(title, results, ("numpy", "keras", backends.name()))
+            line += "".join(f"  first ahead by {ahead:.4f}, p {p:.4f} ({name})" for name, (ahead, p) in tests.items())
         print(f"{contestant:<58} {line}", flush=True)
 
 
