@@ -34,3 +34,9 @@ def _compile_quickly(request):
 
         quickly = request.module.__name__.rpartition(".")[2] not in AS_USERS_HAVE_IT
         jax.config.update("jax_disable_most_optimizations", quickly)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Tables are cached in the test's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -22,7 +22,7 @@ TEXTS = [
 LEVELS = [  # a module may import modules of its own line or of lines above, never below
     ["config", "zoo.memory"],
     ["zoo.registry", "zoo.metrics", "zoo.judge_metrics", "zoo.data"],
-    ["zoo.backends", "zoo.layers", "zoo.losses", "zoo.task_losses"],
+    ["zoo.backends", "zoo.layers", "zoo.losses", "zoo.task_losses", "zoo.domain_losses"],
     ["zoo.recommender"],
     ["zoo.sequential", "zoo.question"],
     ["zoo.models"],

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import random
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +16,14 @@ from hypothesis import strategies as st
 from config import Columns, DataConfig
 from zoo.data import sources
 from zoo.data.dataset import DataError, Dataset
-from zoo.data.sources import cache, engine, files
+from zoo.data.sources import engine, files
 from zoo.data.sources.columns import USUAL_NAMES, recognise
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 DAY = 86_400_000
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def load(path, **settings) -> Dataset:
@@ -315,81 +311,6 @@ def test_names_and_values_cannot_escape_into_sql(tmp_path):
     assert dataset.items.ids.tolist() == ["a'); DROP TABLE log; --", "b"]
 
 
-# ----------------------------------------------------------------------------------------------------- times
-
-INSTANT = pd.Timestamp("2020-03-01T12:34:56.789Z").value // 10**6
-
-
-@pytest.mark.parametrize(
-    "values, milliseconds",
-    [
-        ([0, 1_583_066_096], [0, 1_583_066_096_000]),
-        ([1_583_066_096_789], [INSTANT]),
-        ([INSTANT * 1000], [INSTANT]),
-        ([INSTANT * 10**6], [INSTANT]),
-        ([1_583_066_096.789], [INSTANT]),
-        ([1_583_066_096_789.0], [INSTANT]),
-        (["2020-03-01T12:34:56.789Z", "2020-03-01 13:34:56.789+01:00"], [INSTANT, INSTANT]),
-        (["2020-03-01 12:34:56"], [INSTANT - 789]),
-        (["2020-03-01", "2020/03/02"], [INSTANT // DAY * DAY, INSTANT // DAY * DAY + DAY]),
-        ([" 1583066096 "], [INSTANT - 789]),
-        (["1583066096.789"], [INSTANT]),
-        ([pd.Timestamp("2020-03-01T12:34:56.789")], [INSTANT]),
-        ([pd.Timestamp("2020-03-01T13:34:56.789+01:00")], [INSTANT]),
-        ([pd.Timestamp("2020-03-01").date()], [INSTANT // DAY * DAY]),
-        (np.array(["2020-03-01T12:34:56.789"], "datetime64[s]"), [INSTANT - 789]),
-        (np.array(["2020-03-01T12:34:56.789"], "datetime64[ns]"), [INSTANT]),
-    ],
-)
-def test_times_become_milliseconds(values, milliseconds):
-    dataset = Dataset.from_frame(pd.DataFrame({"user": 1, "item": range(len(values)), "time": values}))
-    assert dataset.events.timestamp.dtype == np.int64
-    assert dataset.events.timestamp.tolist() == milliseconds
-    assert dataset.notes == ()
-
-
-def test_mixed_precision_is_read_and_stated():
-    frame = pd.DataFrame({"user": 1, "item": range(3), "ts": [1_583_066_096, 1_583_066_096_789, 1_583_066_097]})
-    dataset = Dataset.from_frame(frame)
-    assert dataset.events.timestamp.tolist() == [INSTANT - 789, INSTANT, INSTANT - 789 + 1000]
-    assert dataset.notes == ("timestamps mix units (2 seconds, 1 milliseconds): each read by its own magnitude",)
-    frame = pd.DataFrame({"user": 1, "item": range(2), "ts": ["2020-03-01", "2020-03-01 12:00:00"]})
-    assert "1 of 2 timestamps are dates without a time" in Dataset.from_frame(frame).notes[0]
-
-
-def test_numbers_that_can_be_no_time_are_told_of(tmp_path):
-    file = tmp_path / "log.csv"
-    file.write_text("user,item,paid\n1,2,95\n1,3,12\n")
-    assert load(file, columns=Columns(timestamp="paid")).notes == (
-        "paid is read as a time, the newest of 1970; if it is none, name the right column with data.columns.timestamp, "
-        "or set that to null",
-    )
-
-
-def test_days_written_as_numbers():
-    frame = pd.DataFrame({"user": 1, "item": range(2), "date": [20200301, 20200302]})
-    dataset = Dataset.from_frame(frame)
-    assert dataset.events.timestamp.tolist() == [INSTANT // DAY * DAY, INSTANT // DAY * DAY + DAY]
-    assert dataset.notes == ("timestamps such as 20240131 are read as days, at midnight UTC",)
-    dataset = Dataset.from_frame(frame.assign(date=[20200301, 20209999]))  # no days, so seconds
-    assert dataset.events.timestamp.tolist() == [20200301_000, 20209999_000]
-
-
-def test_small_and_large_numbers_of_one_clock_keep_their_order():
-    # Milliseconds since an epoch of one's own: small ones must not be taken for seconds.
-    times = [0, 5_000, 200_000_000_000]
-    dataset = Dataset.from_frame(pd.DataFrame({"user": 1, "item": range(3), "ts": times}), clock="relative")
-    assert dataset.events.timestamp.tolist() == times
-    assert dataset.clock == "relative"
-
-
-def test_without_times_the_order_of_the_file_counts():
-    dataset = Dataset.from_frame(pd.DataFrame({"user": [2, 1, 2], "item": [9, 8, 7]}))
-    assert dataset.clock == "order"
-    assert dataset.events.timestamp is None
-    assert pairs(dataset) == [(1, 8), (2, 9), (2, 7)]
-
-
 # ----------------------------------------------------------------------------------------- further columns
 
 
@@ -445,204 +366,6 @@ def test_ids_of_text_logs_match_integers_of_features():
     dataset = Dataset.from_frame(log, users=pd.DataFrame({"user": [1], "age": [5]}))
     assert dataset.users.ids.tolist() == ["02", "1"]
     assert dataset.users.columns["age"][1] == 5
-
-
-# ---------------------------------------------------------------------------------------------------- bad input
-
-
-def test_missing_files_are_named_with_the_nearest(tmp_path):
-    write(tmp_path, "orders.csv", "user,item\n1,2\n")
-    assert "no such file or folder; did you mean" in error_of(tmp_path / "ordres.csv")
-    assert "no file matches" in error_of(tmp_path / "*.parquet")
-    (tmp_path / "empty").mkdir()
-    assert "holds no table" in error_of(tmp_path / "empty")
-    assert "the file is empty" in error_of(write(tmp_path, "empty.csv", ""))
-    assert "the file is empty" in error_of(write(tmp_path, "none.csv.gz", ""))
-
-
-LONG = "user,item\n" + "".join(f"{random.Random(i).random()},{i}\n" for i in range(5000))
-BAD = {
-    "header only": ("log.csv", "user,item\n", "no rows"),
-    "wrong delimiter": ("log.csv", "user#item\n1#2\n", "line 1 is one column, 'user#item'"),
-    "no header": ("log.tsv", "196\t242\t3\n1\t2\t3\n", "no user column among '196', '242', '3'"),
-    "column twice": ("log.csv", "user,item,User\n1,2,3\n", "names the column 'User' twice"),
-    "too many fields": (
-        "log.csv",
-        "user,item\n1,2\n1,2,3\n",
-        "log.csv: line 3: the number of fields is 3 and 2 in the",
-    ),
-    "too few fields": ("log.csv", "user,item\n1,2\n1\n", "log.csv: line 3: the number of fields is 1"),
-    "open quote": ("log.csv", 'user,item\n1,2\n1,"x\n2,3\n', "line 3: a quote is opened and not closed"),
-    "mixed line ends": ("log.csv", "user,item\r\n1,2\n3,4\r\n", "lines end alike"),
-    "bad time": ("log.csv", "user,item,time\n1,2,2020-01-01\n1,2,soon\n", "row 2: timestamp 'soon' is no time"),
-    "german time": ("log.csv", "user,item,time\n1,2,31.01.2020\n", "row 1: timestamp '31.01.2020' is no time"),
-    "no time": ("log.csv", "user,item,time\n1,2,5\n1,2,\n", "row 2: timestamp is missing"),
-    "negative time": ("log.csv", "user,item,time\n1,2,5\n1,3,-5\n", "row 2: timestamp '-5' is no time after 1970"),
-    "infinite time": ("log.csv", "user,item,time\n1,2,inf\n", "row 1: timestamp 'inf'"),
-    "NaN score": ("log.csv", "user,item,score\n1,2,5\n1,3,nan\n", "row 2: score is 'nan'; wanted a finite number"),
-    "infinite score": ("log.csv", "user,item,score\n1,2,-Infinity\n", "row 1: score is '-Infinity'"),
-    "huge score": ("log.csv", "user,item,score\n1,2,1e300\n", "row 1: score is '1e300'"),
-    "no number": ("log.csv", "user,item,rating\n1,2,good\n", "row 1: score is 'good'"),
-    "no score": ("log.csv", "user,item,rating\n1,2,\n", "row 1: score is missing"),
-    "bad price": ("log.csv", "user,item,price\n1,2,\n1,2,3 €\n", "row 2: price is '3 €'"),
-    "no ids": ("log.csv", "user,item\n,2\n", "no row has both a user and an item"),
-    "latin-1": ("log.csv", "user,item\n1,2\n1,é\n".encode("latin-1"), "line 3: not UTF-8; convert it first: iconv"),
-    "latin-1 header": ("log.csv", "user,größe\n1,2\n".encode("latin-1"), "line 1: not UTF-8"),
-    "UTF-16": ("log.csv", "user,item\n1,2\n".encode("utf-16"), "UTF-16"),
-    "binary": ("log.csv", b"\x00\x01\x02", "binary data"),
-    "truncated gzip": ("log.csv", gzip.compress(LONG.encode())[:9000], "gzip stream ends too early"),
-    "truncated header": ("log.csv", gzip.compress(LONG.encode())[:12], "gzip stream ends too early"),
-    "no parquet": ("log.parquet", "user,item\n1,2\n", "log.parquet"),
-    "truncated parquet": ("log.parquet", b"PAR1" + b"\x07" * 99, "log.parquet"),
-    "bad JSON": ("log.jsonl", '{"user": 1, "item": 2}\n{"user": 1,\n', "line 2: not valid JSON"),
-    "latin-1 JSON": ("log.jsonl", '{"user": 1, "item": "é"}\n'.encode("latin-1"), "line 1: not UTF-8"),
-    "mixed JSON ids": (
-        "log.jsonl",
-        '{"user": 1, "item": 2}\n{"user": null, "item": 2}\n{"user": "1", "item": 2}\n',
-        'row 3: user id "1" is of another type',
-    ),
-    "JSON list ids": ("log.jsonl", '{"user": [1], "item": 2}\n', "user ids are of the type BIGINT[]"),
-    "JSON no table": ("log.jsonl", "1\n2\n", "no user column among"),
-}
-
-
-@pytest.mark.parametrize("name, content, said", BAD.values(), ids=BAD.keys())
-def test_bad_files(tmp_path, name, content, said):
-    message = error_of(write(tmp_path, name, content))
-    assert said in message
-    assert "log." in message
-
-
-@pytest.mark.parametrize(
-    "column, values, said",
-    [
-        ("user", [1, "a"], "row 2: 'a' is a str and 1 a int; column 'user' must be of one type"),
-        ("item", ["a", None, 2.5], "row 3: 2.5 is a float and 'a' a str; column 'item' must"),
-        ("note", [object(), object()], "frame: no table can hold a object; column 'note' must"),
-        ("user", [True, False], "user ids are of the type BOOLEAN"),
-        ("item", pd.to_datetime(["2020-01-01", "2020-01-02"]), "item ids are of the type TIMESTAMP"),
-        ("score", [1.0, np.inf], "row 2: score is 'inf'"),
-        ("score", [1.0, np.nan], "row 2: score is missing"),
-        ("time", [5, -1], "row 2: timestamp -1 is negative"),
-        ("time", pd.to_datetime(["2020-01-01", None]), "row 2: timestamp is missing"),
-        ("time", [True, False], "timestamp is of the type BOOLEAN"),
-    ],
-)
-def test_bad_frames(column, values, said):
-    frame = pd.DataFrame({"user": range(len(values)), "item": range(len(values)), column: values})
-    with pytest.raises(DataError) as caught:
-        Dataset.from_frame(frame)
-    assert said in str(caught.value)
-
-
-def test_the_row_of_an_error_is_that_of_its_file(tmp_path):
-    write(tmp_path, "a.csv", "user,item,time\n" + "1,2,5\n" * 10)
-    write(tmp_path, "b.csv", "user,item,time\n1,2,5\n1,2,x\n")
-    assert error_of(tmp_path / "*.csv").startswith(f"{tmp_path / 'b.csv'}, row 2: timestamp 'x'")
-
-
-def test_files_of_several_sorts_are_not_mixed(tmp_path):
-    write(tmp_path, "a.csv", "user,item\n1,2\n")
-    write(tmp_path, "b.csv", "item,user\n1,2\n")
-    assert "differs from that of" in error_of(tmp_path)
-    FRAME.to_parquet(tmp_path / "b.csv")
-    assert "are of two kinds" in error_of(tmp_path)
-    write(tmp_path, "b.csv", gzip.compress(b"user,item\n1,2\n"))
-    assert "some files are gzip" in error_of(tmp_path)
-
-
-def test_no_permission(tmp_path, monkeypatch):
-    path = write(tmp_path, "log.csv", "user,item\n1,2\n")
-    opened, walked = Path.open, os.walk
-
-    def refuse(self, *arguments, **options):
-        if self == path:
-            raise PermissionError(13, "Permission denied", str(self))
-        return opened(self, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", refuse)
-    assert f"{path}: no permission" in error_of(path)
-    monkeypatch.setattr(Path, "open", opened)
-
-    def refuse_folder(top, onerror=None):
-        onerror(PermissionError(13, "Permission denied", str(top)))
-        return walked(top)
-
-    monkeypatch.setattr(os, "walk", refuse_folder)
-    assert f"{tmp_path}: no permission" in error_of(tmp_path)
-
-
-# -------------------------------------------------------------------------------------------------------- cache
-
-
-def same(one: Dataset, other: Dataset) -> None:
-    assert one.sha256() == other.sha256()
-    assert (one.clock, one.labels, one.name, one.notes) == (other.clock, other.labels, other.name, other.notes)
-    for name, column in one.events.columns.items():
-        np.testing.assert_array_equal(column, other.events.columns[name])
-    for left, right in ((one.users, other.users), (one.items, other.items)):
-        assert left.ids.dtype == right.ids.dtype
-        assert list(left.columns) == list(right.columns)
-        for name, column in left.columns.items():
-            np.testing.assert_array_equal(column, right.columns[name])
-            assert column.dtype == right.columns[name].dtype
-
-
-def test_cache_gives_the_same_memory_mapped(tmp_path, monkeypatch):
-    log = write(tmp_path, "log.csv", "user,item,time,action\né,1,5,view\n,1,5,view\nb,2,4,buy\n")
-    items = write(tmp_path, "items.csv", "item,tags,codes,title\n1,a|b,[1 2],x\n3,c,[3 4],\n")
-    plain = load(log, items=str(items))
-    monkeypatch.setattr(cache, "MIN_BYTES", 0)
-    first = load(log, items=str(items))
-    assert isinstance(first.events.user, np.memmap)
-    monkeypatch.setattr(sources, "_read", None)  # the second time nothing is read
-    second = load(log, items=str(items))
-    same(plain, first)
-    same(plain, second)
-    with pytest.raises(ValueError, match="read-only"):
-        second.events.user[0] = 1
-
-
-def test_cache_is_keyed_by_content_and_settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "MIN_BYTES", 0)
-    path = write(tmp_path, "log.csv", "user,item,buyer\n1,2,x\n2,3,y\n")
-    stamp = path.stat().st_mtime_ns
-    assert load(path).users.ids.tolist() == [1, 2]
-    assert load(path, columns=Columns(user="buyer")).users.ids.tolist() == ["x", "y"]
-    write(tmp_path, "log.csv", "user,item,buyer\n5,2,x\n2,3,y\n")
-    os.utime(path, ns=(stamp, stamp))
-    assert load(path).users.ids.tolist() == [2, 5]
-
-
-def test_what_is_long_unused_leaves_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "MIN_BYTES", 0)
-    old, used, new = (write(tmp_path, f"{name}.csv", f"user,item\n1,{name}\n") for name in ("old", "used", "new"))
-    entries = tmp_path / "cache" / "recommender-zoo" / "datasets"
-    load(old), load(used)
-    (entries / "new-killed").mkdir()
-    for entry in entries.iterdir():
-        record = entry / "dataset.json"
-        os.utime(record if record.exists() else entry, (0, 0))
-    load(used)
-    load(new)
-    assert sorted(json.loads((entry / "dataset.json").read_text())["name"] for entry in entries.iterdir()) == [
-        "new.csv",
-        "used.csv",
-    ]
-    assert load(old).name == "old.csv"
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cache, "MIN_BYTES", 0)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    dataset = load(write(tmp_path, "log.csv", "user,item\n1,2\n2,3\n"), cache_dir=str(tmp_path / "small"))
-    assert dataset.num_users == 2
-    assert "not cached" in capsys.readouterr().err
-    assert list((tmp_path / "small" / "datasets").iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------- engine
