@@ -20,7 +20,7 @@ from zoo.data.vocabulary import UNKNOWN
 from zoo.question import ask, told_action, told_time
 from zoo.recommender import Baseline, Recommender
 from zoo.request import Request, refuse_another, resolve, resolve_many, run_dir, with_data
-from zoo.running import announce, clear, facts, holds, working
+from zoo.running import announce, clear, facts, for_production, holds, working
 
 
 def run(action: str, options: Namespace) -> None:
@@ -60,18 +60,8 @@ def train_production_model(options: Namespace) -> None:
         behaviour.train_production(request)
         return
     announce(request)
-    directory = request.run_dir / "production"
-    config = request.config
-    best_epoch = None
-    if artifacts.exists(request.run_dir):
-        best_epoch = artifacts.read_info(request.run_dir).get("best_epoch")
-    if best_epoch:
-        print(f"epochs: {best_epoch}, the best of the validation run in {request.run_dir}")
-        config = override(config, [f"train.epochs={best_epoch}"])
-    elif registry.get(request.name).stages:
-        print(f"epochs: {config.train.epochs}, as configured; no validation run in {request.run_dir} says how many")
+    directory, config = request.run_dir / "production", for_production(request)
     prepared = prepare(splits.everything(_read(config), config.split))
-    config = override(config, ["train.patience=null", "train.reduce_on_plateau=null"])
     if request.resume and holds(directory, request.name, config, prepared.sha256):
         print(f"{directory}: this run is finished; nothing to resume")
         return

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from config import ConfigError, PredictConfig, RunConfig, override
+from config import ConfigError, PredictConfig, RunConfig
 from zoo import artifacts, exporting, judging, merging, recommending, registry, training
 from zoo.data import dates
 from zoo.data.behaviour import sources
@@ -22,7 +22,7 @@ from zoo.data.behaviour.prepared import BehaviourPrepared, prepare, prepare_as
 from zoo.data.behaviour.windows import official
 from zoo.recommender import Recommender, UserEncoder
 from zoo.request import Request
-from zoo.running import announce, clear, facts, holds, working
+from zoo.running import announce, clear, facts, for_production, holds, working
 from zoo.topk import InnerProductIndex
 
 ENTRY = "entry.json"  # beside exported vectors: up to when they know the log
@@ -71,13 +71,8 @@ def train_validation(request: Request) -> None:
 
 def train_production(request: Request) -> None:
     """Trains on the whole log, for the epochs that validation found best."""
-    config, directory = request.config, request.run_dir / "production"
     announce(request)
-    best = artifacts.read_info(request.run_dir).get("best_epoch") if artifacts.exists(request.run_dir) else None
-    if best:
-        print(f"epochs: {best}, the best of the validation run in {request.run_dir}")
-        config = override(config, [f"train.epochs={best}"])
-    config = override(config, ["train.patience=null", "train.reduce_on_plateau=null", "train.monitor=null"])
+    directory, config = request.run_dir / "production", for_production(request)
     prepared = prepare(_read(config), config.behaviour, everything=True)
     if request.resume and holds(directory, request.name, config, prepared.sha256):
         print(f"{directory}: this run is finished; nothing to resume")

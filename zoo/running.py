@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from config import RunConfig
-from zoo import artifacts, backends
+from config import RunConfig, override
+from zoo import artifacts, backends, registry
 from zoo.data.behaviour.prepared import BehaviourPrepared
 from zoo.data.catalogue import Prepared
 from zoo.request import Request
@@ -18,6 +18,19 @@ def announce(request: Request) -> None:
     backends.configure(request.config.train)
     backends.seed(request.config.seed)
     print(f"{request.title}, preset {request.preset}, on {backends.name()} ({backends.device()})", flush=True)
+
+
+def for_production(request: Request) -> RunConfig:
+    """The configuration of a training on everything: as many epochs as validation found best, and none to choose."""
+    config, best = request.config, None
+    if artifacts.exists(request.run_dir):
+        best = artifacts.read_info(request.run_dir).get("best_epoch")
+    if best:
+        print(f"epochs: {best}, the best of the validation run in {request.run_dir}")
+        config = override(config, [f"train.epochs={best}"])
+    elif registry.get(request.name).stages:
+        print(f"epochs: {config.train.epochs}, as configured; no validation run in {request.run_dir} says how many")
+    return override(config, ["train.patience=null", "train.reduce_on_plateau=null", "train.monitor=null"])
 
 
 def working(directory: Path) -> Path:
