@@ -204,6 +204,10 @@ def main() -> None:
             folder = Path("runs") / "quality" / title / re.sub(r"\W+", "_", contestant) / mine
             if all(row.get("recipe") != mine for row in rows) or not (folder / "values.npz").exists():
                 rows[:] = [row for row in rows if row["seed"] != seed]
+                tests = results.get("paired", {})
+                results["paired"] = {
+                    pair: test for pair, test in tests.items() if contestant not in pair.split(" against ")
+                }
                 rows.append(measure(prepared[alone], seeded, name, folder))
                 write_record(title, results, ("numpy", "keras", backends.name()))
             values[contestant].append(dict(np.load(folder / "values.npz")))

@@ -30,6 +30,7 @@ def main():
     random.seed(int(seed))
     np.random.seed(int(seed))  # noqa: NPY002 (the generator that the published code draws from)
     torch.manual_seed(int(seed))
+    print("torch", torch.__version__)
     if module != "recommendation_model.train_eval":
         import user_representation_module.model as representations
 

@@ -251,6 +251,17 @@ def test_the_contrast_finds_a_user_in_his_other_domains():
 
 
 @pytest.mark.once
+def test_the_contrast_is_a_part_of_the_loss():
+    model, plain = model_of(contrastive=0.5, contrastive_temperature=0.3), model_of()
+    x, y, weight = (tensors(part) for part in stage_one(model))
+    found = model(x)
+    there = found["there"] * x["people"][:, None]
+    wanted = 0.5 * float(array(domain_losses.contrast(found["common"], there, 0.3)))
+    one, other = (float(array(m.compute_loss(x=x, y=y, y_pred=found, sample_weight=weight))) for m in (model, plain))
+    assert wanted > 1e-3 and one - other == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.once
 def test_vectors_of_two_users_are_compared_if_asked():
     """As the published code does, whose loaders shuffle each domain on its own."""
     model = model_of(same_user=False, alignment=1.0, classification=0.0, adversarial=0.0, separation=0.0)

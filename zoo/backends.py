@@ -58,9 +58,12 @@ def device() -> str:
 
 
 def fuses_attention() -> bool:
-    """Whether attention without dropout is one operation, which never holds its weights: PyTorch's, and JAX's on an
-    accelerator. Keras composes it elsewhere, more slowly than our two products (`benchmarks/LOG.md`)."""
-    return name() == "torch" or (name() == "jax" and not device().startswith("cpu"))
+    """Whether attention without dropout is best as one `ops.dot_product_attention`: PyTorch's, on a CPU.
+
+    Elsewhere Keras composes it, more slowly than our two products (`benchmarks/LOG.md`); or the operation has no
+    deterministic gradient (PyTorch on CUDA), none of the bias (cuDNN by older JAX), or no bias at all (TPU).
+    """
+    return name() == "torch" and device().startswith("cpu")
 
 
 def seed(value: int) -> None:

@@ -169,7 +169,8 @@ def judge_folders(config: RunConfig, directory: Path) -> None:
 def merge_folders(config: RunConfig, directory: Path) -> None:
     """Puts the vectors of several folders side by side, each block scaled, as one entry of float16 numbers.
 
-    Its clients are those whom the owner of the log `data.path` asks for, in his order; without one, the first folder's.
+    Its clients are those whom the owner of the log `data.path` asks for, in his order; without one, and for the sample,
+    those of the first folder.
     """
     folders = _folders(config)
     blocks = [judging.read_blocks(Path(folder)) for folder in folders]

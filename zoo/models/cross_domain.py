@@ -108,8 +108,11 @@ class CrossDomain(Recommender):
       * user vectors are of the visible history (there, of a history that went on after the event to be predicted);
       * the output holds the state of the sequence; theirs, `gating=original`, is a mixture of the two user vectors
         alone, in which the sequence only sets weights;
-      * every event of the target domain is supervised (there, one per user), over the items of that domain;
+      * every event of the target domain is supervised (there, each user's last but one, and none is masked), over the
+        items of that domain;
       * separation is by the mean over the width (there, `margin=euclidean`, the sum: any two vectors exceed 1);
+      * domains are averaged (there, the sums of two: `classification`, `adversarial` and the specific encoder's masked
+        items weigh twice as much against the cross encoder's losses);
       * pre-norm blocks, one item table for input and output; the items of stage 2 begin where stage 1 ended.
 
     References:
@@ -381,8 +384,8 @@ MODEL = ModelSpec(
     presets={
         "tiny": _recipe({"epochs": 10, "batch_size": 32, "learning_rate": 1e-2}, "kitchen", **_SMALL),
         "base": _recipe(_BASE),
-        # The published code's losses, weights and gate, in so far as they are options.
-        "trigrec": override(_recipe(_BASE), [_PUBLISHED]),
+        # The published code's first stage and gate, as near as options come.
+        "published": override(_recipe(_BASE), [_PUBLISHED]),
         # Food and kitchen come in overlapping windows of the same people, which are joined.
         **{domain: _recipe(_BASE, domain, "join") for domain in ("food", "kitchen")},
         **{domain: _recipe(_BASE, domain) for domain in ("toy", "game")},
