@@ -211,6 +211,7 @@ def a_batch(prepared, config, loader=TwoViewLoader):
     return keras.tree.map_structure(tensor, loader(prepared.train, prepared.catalogue, config)[0])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @pytest.mark.parametrize("free_bits", [0.0, 0.5])
 def test_the_loss_is_contrast_and_divergence(prepared, similarity, free_bits):

@@ -154,6 +154,7 @@ def stage_one(model, lengths=(4, 6, 3, 5), seed=1):
     return x, y, weight
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("causal", [True, False])
 def test_vectors_are_means_of_what_is_visible(causal):
     model = model_of(causal=causal)
@@ -280,6 +281,7 @@ def test_vectors_of_two_users_are_compared_if_asked():
     np.testing.assert_allclose(loss - masked, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("causal", [True, False])
 def test_what_is_exported_is_what_the_gate_sees(causal):
     model = model_of(causal=causal)

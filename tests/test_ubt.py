@@ -52,6 +52,7 @@ STACKS = pytest.mark.parametrize("stack", ["hstu", "transformer"])
 # ------------------------------------------------------------------------------------------ what it sees
 
 
+@pytest.mark.once
 @STACKS
 def test_products_with_other_words_give_other_vectors(stack):
     """Which the original could not: two products alike in all but their names."""

@@ -40,6 +40,7 @@ def test_fewer_categories_than_negatives_do_not_hang():
         assert set(found) == set(TASKS) and np.isfinite(total) and np.isfinite(list(found.values())).all()
 
 
+@pytest.mark.once
 def test_a_shop_without_categories_prices_words_or_searches():
     log = random_log()
     products = replace(
