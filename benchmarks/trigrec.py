@@ -34,7 +34,7 @@ PEER = Path(__file__).parent / "peer_trigrec.py"
 METRICS = {"HIT@1": "hit_rate@1", "HIT@5": "hit_rate@5", "HIT@10": "hit_rate@10", "NDCG@10": "ndcg@10"}
 
 
-def run(checkout: Path, python: Path, module: str, seed: int, **override: Any) -> str:
+def run(checkout: Path, python: Path, module: str, seed: int, /, **override: Any) -> str:
     """What a module of the published code prints."""
     given = ",".join(f"{key}={value}" for key, value in ({"device": "cpu"} | override).items())
     command = [str(python.absolute()), str(PEER), module, str(seed), given]
