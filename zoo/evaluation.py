@@ -179,9 +179,7 @@ def _rank(
     progress = tqdm(total=len(targets), desc="evaluation", unit="user", leave=False, delay=2, disable=None)
     size = int(np.clip(BLOCK_BYTES // (4 * catalogue.items.size), 1, BLOCK_USERS))
     start = 0
-    for part, scores in _score_blocks(model, histories, size):
-        if catalogue.candidates is not None:
-            scores[:, ~catalogue.candidates] = -np.inf
+    for part, scores in _score_blocks(model, histories, catalogue.candidates, size):
         block = slice(start, start + len(scores))
         start += len(scores)
         mine = slice(int(targets.offsets[block.start]), int(targets.offsets[start]))
@@ -192,9 +190,14 @@ def _rank(
     return _positions(worst, targets.offsets), _positions(best, targets.offsets), repeat, lists
 
 
-def _score_blocks(model: Scorer, histories: Histories | Prefixes, size: int) -> Iterator[tuple[Histories, np.ndarray]]:
-    """Consecutive users and their scores (b, V), b ≤ size; arrays that may be written to, specials at −inf."""
-    for part, scores in _raw_scores(model, histories, size):
+def _score_blocks(
+    model: Scorer, histories: Histories | Prefixes, candidates: np.ndarray | None, size: int
+) -> Iterator[tuple[Histories, np.ndarray]]:
+    """Consecutive users and their scores (b, V), b ≤ size; arrays that may be written to.
+
+    Specials are at −inf, and all that are none of the `candidates` (V,).
+    """
+    for part, scores in _raw_scores(model, histories, candidates, size):
         if not (scores[:, NUM_SPECIALS:].max(axis=1, initial=-np.inf) < np.inf).all():  # a maximum passes NaN on
             raise DataError(
                 f"{type(model).__name__} scores NaN or infinity: its training diverged; lower train.learning_rate "
@@ -204,17 +207,28 @@ def _score_blocks(model: Scorer, histories: Histories | Prefixes, size: int) -> 
         yield part, scores
 
 
-def _raw_scores(model: Scorer, histories: Histories | Prefixes, size: int) -> Iterator[tuple[Histories, np.ndarray]]:
+def _raw_scores(
+    model: Scorer, histories: Histories | Prefixes, candidates: np.ndarray | None, size: int
+) -> Iterator[tuple[Histories, np.ndarray]]:
     if not isinstance(model, Recommender):
         for part in histories.batches(size):
-            yield part, np.array(model.score(part), np.float32)  # a copy: the array may be the model's own
+            scores = np.array(model.score(part), np.float32)  # a copy: the array may be the model's own
+            if candidates is not None:
+                scores[:, ~candidates] = -np.inf
+            yield part, scores
         return
-    items, column = _distinct_vectors(model.item_matrix())
+    matrix = model.item_matrix()
+    tokens = None if candidates is None else np.flatnonzero(candidates)
+    items, column = _distinct_vectors(matrix if tokens is None else matrix[tokens])
     for batch, vectors in model.vector_batches(histories):
         for start in range(0, len(vectors), size):
             rows = slice(start, start + size)
-            scores = vectors[rows] @ items.T
-            yield batch.take(rows), scores if column is None else scores[:, column]
+            found = vectors[rows] @ items.T
+            scores = found if column is None else found[:, column]
+            if tokens is not None:
+                scores = np.full((len(found), len(matrix)), -np.inf, np.float32)
+                scores[:, tokens] = found if column is None else found[:, column]
+            yield batch.take(rows), scores
 
 
 def _distinct_vectors(items: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

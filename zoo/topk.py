@@ -21,6 +21,7 @@ from zoo.data.vocabulary import NUM_SPECIALS, PAD
 
 BLOCK = 512  # queries of one thread's block; with TILE, a block of scores stays in the cache
 TILE = 2048
+GROUP = 16  # columns of which the best is looked at first
 PAIRS = 4096  # pairs whose exact products are made at once
 
 Flat = tuple[np.ndarray, np.ndarray, np.ndarray]  # (E,) rows of a block, columns, scores
@@ -48,10 +49,26 @@ def top_of_scores(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full((len(real), k), PAD, np.int32), np.full((len(real), k), -np.inf, scores.dtype)
     if not (real.max(axis=1) < np.inf).all():  # the maximum of a row with a NaN is NaN
         raise DataError("the model gives a score that is NaN or infinite; it has diverged: train it again")
-    width = min(k, size)
-    floor = np.partition(real, size - width, axis=1)[:, size - width, None]
-    row, column = np.nonzero((real >= floor) & (real > -np.inf))
+    floor = _reached(real, min(k, size))
+    # Of the flat array: `nonzero` of two dimensions takes three times as long.
+    row, column = np.divmod(np.flatnonzero((real >= floor) & (real > -np.inf)), size)
     return _ordered(*_padded(row, column + NUM_SPECIALS, real[row, column], len(real)), k)
+
+
+def _reached(scores: np.ndarray, k: int) -> np.ndarray:
+    """(n, 1) a score that at least `k` of each row (n, V) reach, and few others.
+
+    The k-th best of the maxima of groups; a partition of whole rows is ten times slower, and most of an evaluation.
+    """
+    size = scores.shape[1]
+    groups = max(size // GROUP, 4 * k)  # column c is of group c % groups
+    if groups < size:
+        best = scores[:, :groups].copy()
+        for start in range(groups, size, groups):
+            part = scores[:, start : start + groups]
+            np.maximum(best[:, : part.shape[1]], part, out=best[:, : part.shape[1]])
+        scores, size = best, groups
+    return np.partition(scores, size - k, axis=1)[:, size - k, None]
 
 
 def top_k(
