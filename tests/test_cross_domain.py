@@ -1,7 +1,5 @@
 """The model across domains: what is reversed, pooled, aligned and gated, against NumPy."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -10,39 +8,15 @@ from scipy.special import expit
 
 from config import RunConfig
 from tests import autodiff
+from tests.small_domains import ITEMS, LENGTH, TARGET, catalogue, histories
 from tests.test_parity import set_numpy_weights
 from zoo import domain_losses, losses
-from zoo.data.catalogue import Catalogue
-from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
-from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, recommending
-from zoo.data.vocabulary import MASK, NUM_SPECIALS, UNKNOWN, Vocabulary
+from zoo.data.loaders.domains import DomainLoader, recommending, representing
+from zoo.data.vocabulary import MASK, NUM_SPECIALS, UNKNOWN
 from zoo.layers.gradient_reversal import reverse_gradient
+from zoo.layers.pooling import pooled
 from zoo.models.cross_domain import CrossDomain, CrossDomainConfig
-
-ITEMS, LENGTH = 20, 9
-TARGET = 2  # kitchen, the second domain: items of odd number
-
-
-def catalogue(**changes):
-    token = np.arange(NUM_SPECIALS + ITEMS)
-    domain = np.where(token < NUM_SPECIALS, 0, 1 + token % 2).astype(np.int16)
-    known = Catalogue(
-        Vocabulary(np.arange(9), 9),
-        Vocabulary(np.arange(ITEMS), ITEMS),
-        (token >= NUM_SPECIALS).astype(np.int64),
-        labels={"domain": ("food", "kitchen"), "target_domains": ("kitchen",)},
-        candidates=domain == TARGET,
-        item_domain=domain,
-    )
-    return dataclasses.replace(known, **changes)
-
-
-def histories(lengths, seed=0):
-    rng = np.random.default_rng(seed)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    item = rng.integers(NUM_SPECIALS, NUM_SPECIALS + ITEMS, offsets[-1]).astype(np.int32)
-    return Histories(np.full(len(lengths), UNKNOWN, np.int32), offsets, item)
 
 
 def model_of(**knobs):
@@ -73,74 +47,60 @@ def test_the_gradient_is_reversed_and_scaled(strength):
     np.testing.assert_allclose(array(reverse_gradient(layer(x), strength)), array(layer(x)), rtol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------- what it sees
+# ------------------------------------------------------------------------------------------ what the stages are shown
 
 
 @pytest.mark.once
-def test_places_count_within_a_domain():
-    log = Histories(np.zeros(1, np.int32), np.array([0, 6]), np.array([3, 5, 4, 6, 7, UNKNOWN], np.int32))
-    x = DomainLoader.inputs(log, catalogue(), CrossDomainConfig(max_length=LENGTH))
-    row, start = divmod(int(x["slot"][0]) - 5, LENGTH)
-    assert x["item"][row, start : start + 6].tolist() == [3, 5, 4, 6, 7, UNKNOWN]
-    assert x["aim"][row, start : start + 6].tolist() == [0, 1, 2, 2, 2, 3]
-    x = DomainLoader.inputs(log, catalogue(), CrossDomainConfig(max_length=LENGTH, causal=False))
-    row, start = divmod(int(x["slot"][0]) - 6, LENGTH)
-    assert x["item"][row, start : start + 7].tolist() == [3, 5, 4, 6, 7, UNKNOWN, MASK]
-    assert x["domain"][row, start : start + 7].tolist() == [2, 2, 1, 1, 2, 0, TARGET]
-    assert x["place"][row, start : start + 7].tolist() == [0, 1, 0, 1, 2, 0, 3]
-    assert x["aim"][row, start + 6] == 3
+@pytest.mark.parametrize("max_length", [20, LENGTH, 4])
+def test_what_is_known_before_an_event_is_what_serving_would_see(max_length):
+    model, log = model_of(max_length=max_length), histories([8, 9, 12, 1, 7, 3, 0, 20], seed=3)
+    told, rows = model.introduce(log), log.row_of_event
+    for event, item in enumerate(log.item.tolist()):
+        vectors = [told.columns[kind][event] for kind in ("specific", "cross")]
+        start = log.offsets[rows[event]]
+        if event == start or model.catalogue.item_domain[item] != TARGET:
+            assert not np.any(vectors)
+            continue
+        seen = event - start  # of a longer history, as many as the windows show
+        if seen > max_length:
+            step = max_length // 2
+            seen -= -(-(seen - max_length) // step) * step
+            assert seen >= max_length - step
+        one = Histories(np.full(1, UNKNOWN, np.int32), np.array([0, seen]), log.item[event - seen : event])
+        expected = model._users(tensors(DomainLoader.inputs(one, model.catalogue, model.config)))
+        np.testing.assert_allclose(vectors, [array(v)[0] for v in expected], rtol=1e-4, atol=1e-5)
+    for knobs in ({"gating": "none"}, {"fine_tune_users": True}, {"causal": False}):
+        assert model_of(**knobs).introduce(log) is log
 
 
-@pytest.mark.once
-def test_each_event_of_the_target_is_predicted_at_the_event_before():
-    log, known = histories([8, 9, 12, 1, 7, 3, 9, 0]), catalogue()
-    config = RunConfig(model=CrossDomainConfig(max_length=LENGTH, all_events=True))
-    loader = recommending(log, known, config)
-    found = []
-    for index in range(len(loader)):
-        x, y, weight = loader[index]
-        slots = x["slot"][weight > 0]
-        before = x["item"].reshape(-1)[slots]
-        found += list(zip(before.tolist(), y[weight > 0].tolist(), strict=True))
-        assert (np.diff(slots) > 0).all() and len(x["slot"]) == loader.num_slots
-    rows = log.row_of_event
-    pairs = [
-        (int(log.item[i]), int(log.item[i + 1]))
-        for i in range(len(log.item) - 1)
-        if rows[i] == rows[i + 1] and known.item_domain[log.item[i + 1]] == TARGET
-    ]
-    assert sorted(found) == sorted(pairs)
-    masked = RunConfig(model=CrossDomainConfig(causal=False))
-    assert type(recommending(log, known, masked)) is DomainLoader
-
-
-@pytest.mark.once
-def test_each_stage_masks_its_own():
-    log, known = histories([8, 9, 12, 5, 7, 3, 9]), catalogue()
-    config = RunConfig(model=CrossDomainConfig(max_length=LENGTH, mask_share=0.5, last_share=0.0))
-    first, second = (loader(log, known, config) for loader in (RepresentationLoader, DomainLoader))
-    for loader in (first, second):
-        loader.set_epoch(0)
+def test_the_recommender_learns_the_same_from_either_loader():
+    """Rows of the target domain with vectors that were made before, or of all domains: one loss."""
+    log, config = histories([8, 9, 7, 1, 6, 3, 9, 0]), {"max_length": LENGTH, "num_heads": 2}
+    known, live = model_of(**config), model_of(**config, fine_tune_users=True)
+    total = []
+    for model in (known, live):
+        loader = recommending(model.introduce(log), model.catalogue, RunConfig(model=model.config))
         x, y, weight = loader[0]
-        assert (x["item"].reshape(-1)[x["slot"]][weight > 0] == MASK).all()
-        assert (known.item_domain[y[weight > 0]] == x["domain"].reshape(-1)[x["slot"]][weight > 0]).all()
-    assert set(known.item_domain[y[weight > 0]].tolist()) == {TARGET}
-    _, y, weight = first[0]
-    assert set(known.item_domain[y[weight > 0]].tolist()) == {1, 2}
-    strengths = []
-    for epoch in (0, 5, 50):
-        first.set_epoch(epoch)
-        strengths.append(float(first[0][0]["reversal"][0]))
-    assert 0.2 < strengths[0] < 0.3 and 0.9 < strengths[1] < strengths[2] <= 1.0
+        assert len(loader) == 1
+        states, mean = model(tensors(x)), np.asarray(weight).sum()
+        loss = model.compute_loss(x=tensors(x), y=tensors(y), y_pred=states, sample_weight=tensors(weight))
+        total.append((float(array(loss)), mean))
+    np.testing.assert_allclose(*total, rtol=1e-4)
 
 
-@pytest.mark.once
-def test_it_asks_for_one_target_domain():
-    for labels in ({}, {"domain": ("food",)}):
-        with pytest.raises(DataError, match="no column of two domains"):
-            CrossDomain(CrossDomainConfig(), catalogue(labels=labels))
-    with pytest.raises(DataError, match=r"split.target_domains is one of food, kitchen"):
-        CrossDomain(CrossDomainConfig(), catalogue(labels={"domain": ("food", "kitchen")}))
+def test_negatives_stand_for_all_items():
+    """With every item drawn equally often, the sampled loss is that of all items, but for how often each counts."""
+    model = model_of(representation_negatives=5, causal=True)
+    x, _, _ = stage_one(model)
+    assert x["negatives"].shape == (5,) and x["negatives"].min() >= NUM_SPECIALS
+    parts = np.eye(3, 8, dtype=np.float32), np.array([4, 9, 7]), np.array([1, 2, 0.5], np.float32)
+    states, labels, weights = (tensors(part) for part in parts)
+    everything = tensors(np.arange(NUM_SPECIALS, NUM_SPECIALS + ITEMS))
+    exact = array(states) @ array(model.user_items.rows())[NUM_SPECIALS:].T
+    own = exact[np.arange(3), array(labels) - NUM_SPECIALS]
+    each = np.log(np.exp(exact).sum(1)) - own
+    found = float(array(model._items(states, labels, weights, everything)))
+    assert found == pytest.approx(np.average(each, weights=[1.0, 2.0, 0.5]), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------ representations
@@ -148,7 +108,7 @@ def test_it_asks_for_one_target_domain():
 
 def stage_one(model, lengths=(4, 6, 3, 5), seed=1):
     config = RunConfig(model=model.config)
-    loader = RepresentationLoader(histories(lengths, seed), model.catalogue, config)
+    loader = representing(histories(lengths, seed), model.catalogue, config)
     loader.set_epoch(3)
     x, y, weight = loader[0]
     return x, y, weight
@@ -169,6 +129,16 @@ def test_vectors_are_means_of_what_is_visible(causal):
             expected = states[row, shown].mean(axis=0) if shown.any() else np.zeros(8)
             np.testing.assert_allclose(array(found["specific"])[person, domain - 1], expected, rtol=1e-4, atol=1e-5)
             assert array(found["there"])[person, domain - 1] == shown.any()
+
+
+def test_a_vector_is_of_the_last_state_if_asked():
+    states = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
+    known = np.array([[[1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1]], [[0, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]]], bool)
+    mean, last = (array(pooled(*tensors((states, known)), last=last)) for last in (False, True))
+    for b, m in np.ndindex(2, 3):
+        here = np.flatnonzero(known[b, m])
+        np.testing.assert_allclose(mean[b, m], states[b, here].mean(0) if len(here) else 0.0, rtol=1e-5)
+        np.testing.assert_allclose(last[b, m], states[b, here[-1]] if len(here) else 0.0, rtol=1e-5)
 
 
 def test_neighbours_and_padding_do_not_change_a_vector():
@@ -265,7 +235,7 @@ def test_the_contrast_is_a_part_of_the_loss():
 @pytest.mark.once
 def test_vectors_of_two_users_are_compared_if_asked():
     """As the published code does, whose loaders shuffle each domain on its own."""
-    model = model_of(same_user=False, alignment=1.0, classification=0.0, adversarial=0.0, separation=0.0)
+    model = model_of(causal=False, same_user=False, alignment=1.0, classification=0.0, adversarial=0.0, separation=0.0)
     x, y, weight = stage_one(model)
     found = model._represent(tensors(x), False)
     table = model.user_items.rows()
@@ -311,7 +281,7 @@ def test_the_gate_is_that_of_numpy(gating, causal):
     log = histories([4, 6, 3], seed=2)
     x = DomainLoader.inputs(log, model.catalogue, model.config)
     plain = array(model_of(gating="none", causal=causal)._recommend(tensors(x), False))
-    weights = {"gate/" + v.name: array(v) for v in model.gate.variables}
+    weights = {"gate/" + v.name: array(v) for v in model.gate.gate.variables}
     own, places = x["domain"] == TARGET, np.arange(x["item"].shape[1])
     asking = array(model.mask(np.full(1, NUM_SPECIALS + 1, np.int32)))
     events = array(model.embed_items(x["item"])) + np.where((x["item"] == MASK)[..., None], asking, 0.0)
@@ -322,8 +292,8 @@ def test_the_gate_is_that_of_numpy(gating, causal):
     bias = np.where(seen, 0.0, -1e9)[:, None].astype(np.float32)
     states = array(model.recommender(*tensors((events, x["aim"], bias)), gaps=True))
     found = model.vectors(log)
-    for person, slot in enumerate(x["slot"]):
-        row, place = divmod(int(slot), x["item"].shape[1])
+    for person, latest in enumerate(x["latest"]):
+        row, place = divmod(int(latest), x["item"].shape[1])
         mine = x["segment"][row] == x["segment"][row, place]
         shown = mine & (x["item"][row] != MASK)
         vectors = []
@@ -337,7 +307,7 @@ def test_the_gate_is_that_of_numpy(gating, causal):
         if gating == "state":
             np.testing.assert_allclose(states[row, place], plain[person], rtol=1e-4, atol=1e-5)
             g = gate(*vectors, states[row, place])
-            expected = states[row, place] + (g * vectors[0] + (1 - g) * vectors[1]) @ array(model.told.kernel)
+            expected = states[row, place] + (g * vectors[0] + (1 - g) * vectors[1]) @ array(model.gate.told.kernel)
         else:
             read = np.flatnonzero(seen[row, place])
             shares = [np.exp(states[row, read] @ v) / np.exp(states[row, read] @ v).sum() for v in vectors]
@@ -370,20 +340,6 @@ def test_users_are_told_in_training_as_in_serving_or_not_at_all():
     told = np.abs(trained - served).max(axis=1) < 1e-5
     np.testing.assert_allclose(trained[~told], state[~told], rtol=1e-4, atol=1e-5)
     assert 5 < told.sum() < 35 and np.abs(served - state).max() > 1e-3
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("loader", [DomainLoader, RepresentationLoader, recommending])
-def test_items_of_two_domains_are_refused(loader):
-    log = Histories(np.zeros(1, np.int32), np.array([0, 6]), np.array([3, 5, 4, 3, 6, 7], np.int32))
-    config = RunConfig(model=CrossDomainConfig())
-    for domain, refused in (([1, 1, 0, 1, 0, 1], False), ([1, 1, 0, 0, 0, 1], True)):
-        marked = dataclasses.replace(log, columns={"domain": np.array(domain, np.int16)})
-        if refused:
-            with pytest.raises(DataError, match="1 items occur in more than one domain, such as 0;"):
-                loader(marked, catalogue(), config)
-        else:
-            assert len(loader(marked, catalogue(), config)) == 1
 
 
 @pytest.mark.once

@@ -91,7 +91,8 @@ def measure(name):
         model.build_weights()
         set_numpy_weights(model)
         with training.frozen(model, stage):
-            found = measure_stage(model, stage.loader(prepared.train, prepared.catalogue, config), histories)
+            known = prepared.train if stage.prepare is None else stage.prepare(model, prepared.train)
+            found = measure_stage(model, stage.loader(known, prepared.catalogue, config), histories)
         title = f"{stage.name} " if len(stages) > 1 else ""
         result |= {f"{title}{key}": value for key, value in found.items()}
     return result

@@ -97,6 +97,16 @@ def sampled_softmax(
     return weighted_mean(ops.logsumexp(logits, axis=1) - positive, weights)
 
 
+def uniformly_sampled(states: Any, positive: Any, negative: Any, weights: Any, excluded: Any) -> Any:
+    """`sampled_softmax` of states (T, D), whose positives are vectors (T, D), and the same negatives (N, D) for all.
+
+    What each was drawn with is the same, and cancels.
+    """
+    scores = ops.cast(ops.matmul(states, ops.transpose(negative)), "float32")
+    own = ops.cast(ops.sum(states * positive, axis=-1), "float32")
+    return sampled_softmax(own, scores, 0.0, 0.0, weights, excluded)
+
+
 def bpr_max(positive: Any, negative: Any, weights: Any, penalty: float = 0.0, excluded: Any = None) -> Any:
     """BPR-max (Hidasi & Karatzoglou 2018, eq. 10): -log sum_j p_j sigmoid(s+ - s_j) + penalty sum_j p_j s_j^2.
 

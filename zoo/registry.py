@@ -23,12 +23,15 @@ class Stage:
         frozen: names of the model's layers that this stage does not train, by the configuration of the model.
         epochs: of a stage that makes no recommendations yet, by the configuration: it is not evaluated and trains to
             its end. None: `train.epochs`, evaluated after each and stopped as `train` says.
+        prepare: of (model, histories), the histories that the loader is given: with what the earlier stages' weights,
+            frozen now, have to say of them. None: they are as they are.
     """
 
     name: str
     loader: Callable[..., Any]
     frozen: Callable[[Any], tuple[str, ...]] = lambda _: ()
     epochs: Callable[[RunConfig], int] | None = None
+    prepare: Callable[[Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,12 @@ def fit(
         if stage.epochs is not None and not stage.epochs(config):
             progress.next_stage(finished=False)
             continue
-        loader = stage.loader(prepared.train, prepared.catalogue, config)
+        train: Any = prepared.train
+        if stage.prepare is not None:
+            if saved:
+                _restore(model.variables, saved.model, directory)
+            train = stage.prepare(model, train)
+        loader = stage.loader(train, prepared.catalogue, config)
         if not len(loader):
             raise DataError(
                 f"{prepared.name}: its {prepared.num_train_events:,} training events give no example "

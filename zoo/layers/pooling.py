@@ -20,6 +20,16 @@ def weighted_mean(vectors: Any, weights: Any) -> Any:
     return total / ops.maximum(ops.sum(weights, axis=1), 1.0)[:, None]
 
 
+def pooled(states: Any, known: Any, last: bool = False) -> Any:
+    """(B, M, D) means of those states (B, L, D) that are `known` (B, M, L) bool, or the last of them; 0 of none."""
+    if last:
+        place = ops.arange(known.shape[-1], dtype="int32")
+        latest = ops.max(ops.where(known, place, -1), axis=-1, keepdims=True)
+        known = ops.logical_and(known, ops.equal(place, latest))
+    share = ops.cast(known, states.dtype)
+    return ops.matmul(share, states) / ops.maximum(ops.sum(share, axis=-1, keepdims=True), 1.0)
+
+
 class RecencyPooling(keras.layers.Layer):
     """(B, L, D) events and (B,) lengths -> (B, H * D): H weighted sums of the last events.
 

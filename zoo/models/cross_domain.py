@@ -5,6 +5,7 @@ Legend: R rows, L slots of a row, T wanted slots, U users of a batch, G domains,
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from functools import partial
@@ -16,17 +17,25 @@ from keras import ops
 from pydantic import Field, model_validator
 
 from config import DataConfig, ModelConfig, RunConfig, SplitConfig, TrainConfig, override
-from zoo import domain_losses, losses
+from zoo import backends, domain_losses, losses
 from zoo.data.catalogue import Catalogue
-from zoo.data.loaders.domains import DomainLoader, RepresentationLoader, recommending, target_domain
+from zoo.data.histories import Histories
+from zoo.data.loaders.domains import (
+    DomainLoader,
+    before_targets,
+    of_users_known,
+    recommending,
+    representing,
+    target_domain,
+)
 from zoo.data.vocabulary import MASK, NUM_SPECIALS
-from zoo.layers.attention import HIDDEN, hiding, visible
-from zoo.layers.dropout import Dropout
+from zoo.layers.attention import hiding, visible
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.encoder import Encoder
 from zoo.layers.gradient_reversal import reverse_gradient
 from zoo.layers.normalize import l2_normalize
-from zoo.layers.pooling import weighted_mean
+from zoo.layers.pooling import pooled
+from zoo.layers.user_gate import SequenceGate, StateGate
 from zoo.recommender import Recommender
 from zoo.registry import ModelSpec, Stage
 
@@ -45,31 +54,29 @@ class CrossDomainConfig(ModelConfig):
     dropout: float = Field(0.3, ge=0, lt=1)
     relative_bias: bool = Field(True, description="learn what the distance between events adds to their attention")
     causal: bool = Field(
-        True, description="look back only, the recommender predicts each next item; false: masked items all along"
+        True, description="look back only, and predict each next item; false: look both ways, predict masked ones"
     )
     mask_share: float = Field(0.3, gt=0, le=1, description="of a sequence's events that are masked, at least one")
     last_share: float = Field(0.1, ge=0, le=1, description="sequences of which the last event alone is masked")
     # Stage 1, representations. A weight of 0 leaves a part out.
     representation_epochs: int = Field(10, ge=0, description="0: no stage 1")
+    representation_negatives: int = Field(2048, ge=0, description="items its losses draw for a batch; 0: they use all")
+    pooling: Literal["last", "mean"] = Field("mean", description="of the states of what is visible, a user's vector")
     classification: float = Field(1.0, ge=0, description="weight of telling the domain of a specific vector")
     adversarial: float = Field(0.1, ge=0, description="weight of making common vectors of all domains alike")
     common_masked: bool = Field(True, description="common vectors predict masked items, too; else a constant is best")
     reversal: Literal["schedule", "constant"] = Field("schedule", description="strength of the gradient reversal")
     alignment: float = Field(0.1, ge=0, description="weight of the cross vector's distance to the common ones")
     separation: float = Field(0.1, ge=0, description="weight of the cross vector's closeness to the specific ones")
-    margin: Literal["mean_square", "euclidean"] = Field(
-        "mean_square", description="distance that separation wants to be 1; euclidean: as the published code"
-    )
+    margin: Literal["mean_square", "euclidean"] = Field("mean_square", description="what separation wants to be 1")
     same_user: bool = Field(True, description="align vectors of one user; false: of two, as the published code does")
     contrastive: float = Field(0.0, ge=0, description="weight of InfoNCE between a user's common vectors")
     contrastive_temperature: float = Field(0.1, gt=0)
     # Stage 2, the recommender.
     gating: Literal["state", "original", "none"] = Field("state", description="what the user's vectors are mixed with")
-    user_dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of a batch's events that are predicted without the user's vectors"
-    )
+    user_dropout: float = Field(0.5, ge=0, lt=1, description="share of training events predicted without them")
     fine_tune_users: bool = Field(False, description="the recommender's stage trains the vectors of users, too")
-    # The losses of both stages are over all candidates, without negatives.
+    # The loss of the recommender is over all candidates, without negatives.
     loss: Literal["softmax"] = "softmax"
     use_actions: Literal[False] = False
     query_action: Literal[False] = False
@@ -89,21 +96,23 @@ class CrossDomain(Recommender):
     """Encoders of what is specific to a domain, common to all, and across them; a recommender gated by two of these.
 
     Stage 1 reads each user's events of all domains in one row. The `specific` and the `common` encoder see the events
-    of one domain at a time, `cross` sees all; a user's vector is the mean of the states of the events that are not
-    masked. All three predict masked items; a discriminator tells the domains of specific vectors apart, and, through a
-    gradient reversal, makes those of the common encoder alike; the cross vector is drawn to the user's own common
-    vectors and kept at a distance of 1, the root of the mean square, from his specific ones.
+    of one domain at a time and predict the next there, `cross` sees all and predicts the next of any; a user's vector
+    is the mean of the states. A discriminator tells the domains of specific vectors apart, and, through a gradient
+    reversal, makes those of the common encoder alike; the cross vector is drawn to the user's own common vectors and
+    kept at a distance of 1, the root of the mean square, from his specific ones.
 
-    Stage 2 reads the events of the target domain. Its state is joined by the user's vectors, gated: score(item) =
-    <state + U (G * specific + (1 - G) * cross), item>, G = sigmoid(W [specific, cross, state]). They are made of what
-    is visible of the same history, in training as in serving. All encoders look back only, and each event of the
-    target domain is predicted at the event before it; with `causal=false` they look both ways, and stage 2 is a
-    BERT4Rec that predicts masked events.
+    Stage 2 reads the events of the target domain. Its state is joined by the user's vectors, gated (`StateGate`):
+    score(item) = <state + U (G * specific + (1 - G) * cross), item>. They are made of all that precedes the event that
+    is asked for, in training as in serving. Each event of the target domain is predicted at the one before it there; a
+    user's first, at a vector that asks. With `causal=false` all encoders look both ways and predict masked events, of
+    which vectors of users know nothing: stage 2 is a BERT4Rec.
 
     Deviations from the published code of TriGRec, whose defects they mend:
       * alignment and separation compare vectors of one user (there, of different users in a batch);
-      * the common encoder predicts masked items, too (`common_masked`), and the reversal grows (`reversal`); there its
-        only aim was to hide the domain, which a constant does best;
+      * encoders look back and predict each next item; they looked both ways for masked ones (`causal=false`), which
+        teaches less of the same events (`tests/test_cross_domain_runs.py`: NDCG@10 .28 to .34);
+      * the common encoder predicts items, too (`common_masked`), and the reversal grows (`reversal`); there its only
+        aim was to hide the domain, which a constant does best;
       * padding is neither attended to nor pooled; the discriminator has as many classes as there are domains;
       * user vectors are of the visible history (there, of a history that went on after the event to be predicted);
       * the output holds the state of the sequence; theirs, `gating=original`, is a mixture of the two user vectors
@@ -127,7 +136,6 @@ class CrossDomain(Recommender):
         dim, items = config.embedding_dim, catalogue.items
         self.target = target_domain(catalogue)
         self.num_domains = len(catalogue.labels["domain"])
-        self.num_tokens = items.size
         assert catalogue.candidates is not None
         candidates = np.flatnonzero(catalogue.candidates)
         self._candidates = np.concatenate([np.arange(NUM_SPECIALS), candidates]).astype(np.int32)
@@ -137,33 +145,24 @@ class CrossDomain(Recommender):
         self.user_items = IdEmbedding(items.trained_size, dim, initializer=start, name="user_items")
         self.item_id = IdEmbedding(items.trained_size, dim, initializer="zeros", name="item_id")
         self.mask = IdEmbedding(NUM_SPECIALS + 2, dim, initializer=start, name="mask")
-        encoder = partial(
-            Encoder,
-            dim,
-            config.max_length,
-            config.num_blocks,
-            config.num_heads,
-            config.expansion,
-            config.dropout,
-            config.relative_bias,
-        )
+        block = (config.num_blocks, config.num_heads, config.expansion, config.dropout, config.relative_bias)
+        encoder = partial(Encoder, dim, config.max_length, *block)
         self.specific, self.common, self.cross = (encoder(name=kind) for kind in KINDS)
         self.recommender = encoder(name="recommender")
         self.traits = keras.layers.Dense(dim, "relu", name="traits")
         self.discriminator = keras.layers.Dense(self.num_domains, name="discriminator")
-        self.gate = keras.layers.Dense(dim, "sigmoid", name="gate")
-        # From zero: what users are like comes in as far as it helps, and a recommender without it is the start.
-        self.drop_users = Dropout(config.user_dropout)
-        self.told = keras.layers.Dense(dim, use_bias=False, kernel_initializer="zeros", name="told")
+        self.gate = None
+        if config.gating != "none":
+            state = config.gating == "state"
+            self.gate = StateGate(dim, config.user_dropout, name="gate") if state else SequenceGate(dim, name="gate")
         self.build_weights()
 
     def build_weights(self) -> None:
         super().build_weights()
-        dim, place = self.config.embedding_dim, np.zeros((1, 2), np.int32)  # what serving does without
-        self.common(ops.zeros((1, 2, dim)), place, ops.zeros((1, 1, 2, 2)))
+        dim, place = self.config.embedding_dim, np.zeros((1, 2), np.int32)
+        for encoder in (self.specific, self.common, self.cross):  # serving may do without them
+            encoder(ops.zeros((1, 2, dim)), place, ops.zeros((1, 1, 2, 2)))
         self.discriminator(self.traits(ops.zeros((1, dim))))
-        if self.config.gating != "state":
-            self.told(ops.zeros((1, dim)))
 
     # ------------------------------------------------------------------------------------------- both stages
 
@@ -189,8 +188,8 @@ class CrossDomain(Recommender):
         if kind == "cross":
             return self.cross(events, inputs["position"], hiding(seen, events.dtype), training=training)
         seen = ops.logical_and(seen, ops.equal(domain[:, :, None], domain[:, None, :]))
-        bias = hiding(seen, events.dtype)
-        return getattr(self, kind)(events, inputs["place"], bias, gaps=True, training=training)
+        encoder: Encoder = getattr(self, kind)
+        return encoder(events, inputs["place"], hiding(seen, events.dtype), gaps=True, training=training)
 
     def _masks(self, item: Any, which: int) -> Any:
         """What stands for a masked item: one vector for the encoders of users, another for the recommender."""
@@ -198,14 +197,12 @@ class CrossDomain(Recommender):
         return self.mask(ops.where(masked, NUM_SPECIALS + which, 0))
 
     def _pooled(self, states: Any, inputs: dict[str, Any], domain: int | None) -> tuple[Any, Any]:
-        """Mean (R, L, D) of the events that each slot may know, all or of one domain, and whether there are any."""
+        """Vectors (R, L, D) of the events that each slot may know, all or of one domain, and whether there are any."""
         shown = ops.logical_and(ops.not_equal(inputs["item"], MASK), ops.greater(inputs["segment"], 0))
         if domain is not None:
             shown = ops.logical_and(shown, ops.equal(inputs["domain"], domain))
-        pool = ops.logical_and(visible(inputs["segment"], self.config.causal), shown[:, None, :])
-        pool = ops.cast(pool, states.dtype)
-        count = ops.sum(pool, axis=-1, keepdims=True)
-        return ops.matmul(pool, states) / ops.maximum(count, 1.0), ops.cast(count[..., 0] > 0, states.dtype)
+        known = ops.logical_and(visible(inputs["segment"], self.config.causal), shown[:, None, :])
+        return pooled(states, known, self.config.pooling == "last"), ops.cast(ops.any(known, axis=-1), states.dtype)
 
     # --------------------------------------------------------------------------------------------- stage 1
 
@@ -215,11 +212,11 @@ class CrossDomain(Recommender):
         result = {}
         for kind in KINDS:
             states = self._encoded(kind, inputs, training)
-            result[f"{kind}_states"] = _at(states, inputs["slot"])
+            result[f"{kind}_states"] = _at(states, inputs.get("slot"))
             domains = [None] if kind == "cross" else range(1, self.num_domains + 1)
-            pooled = [self._pooled(states, inputs, domain) for domain in domains]
-            vectors = [_at(vector, inputs["person"]) for vector, _ in pooled]
-            there = [ops.take(ops.reshape(one, (-1,)), inputs["person"], axis=0) for _, one in pooled]
+            made = [self._pooled(states, inputs, domain) for domain in domains]
+            vectors = [_at(vector, inputs["person"]) for vector, _ in made]
+            there = [ops.take(ops.reshape(one, (-1,)), inputs["person"], axis=0) for _, one in made]
             if kind == "cross":
                 result["cross"], result["cross_there"] = vectors[0], there[0]
             else:
@@ -227,11 +224,14 @@ class CrossDomain(Recommender):
         return result
 
     def _representation_loss(self, x: dict[str, Any], labels: Any, weights: Any, found: dict[str, Any]) -> Any:
-        config, table = self.config, self.user_items.rows()
-        people = x["people"]
+        config, people = self.config, x["people"]
         there = found["there"] * people[:, None]  # (U, G)
         kinds = KINDS if config.common_masked else ("specific", "cross")
-        total = sum(losses.softmax_cross_entropy(found[f"{kind}_states"], table, labels, weights) for kind in kinds)
+        asked = dict.fromkeys(kinds, (labels, weights))
+        if config.causal:
+            there_next = ops.reshape(x["next_there"], (-1,)), ops.reshape(x["weight_there"], (-1,))
+            asked |= {kind: there_next for kind in kinds if kind != "cross"}
+        total = sum(self._items(found[f"{kind}_states"], *asked[kind], x.get("negatives")) for kind in kinds)
         if config.classification:
             logits = self._domain_logits(found["specific"])
             total = total + config.classification * domain_losses.told_apart(logits, there)
@@ -239,8 +239,8 @@ class CrossDomain(Recommender):
             logits = self._domain_logits(reverse_gradient(found["common"], x["reversal"][0]))
             total = total + config.adversarial * domain_losses.told_apart(logits, there)
         if config.contrastive:
-            found_again = domain_losses.contrast(found["common"], there, config.contrastive_temperature)
-            total = total + config.contrastive * found_again
+            again = domain_losses.contrast(found["common"], there, config.contrastive_temperature)
+            total = total + config.contrastive * again
         if not config.same_user:
             found = found | {kind: ops.roll(found[kind], 1, axis=0) for kind in ("specific", "common")}
             there = ops.roll(there, 1, axis=0)
@@ -248,10 +248,17 @@ class CrossDomain(Recommender):
         if config.alignment:
             total = total + config.alignment * domain_losses.alignment(found["cross"], found["common"], there, both)
         if config.separation:
-            euclidean = config.margin == "euclidean"
-            near = domain_losses.separation(found["cross"], found["specific"], there, both, euclidean)
+            vectors = found["cross"], found["specific"], there, both
+            near = domain_losses.separation(*vectors, config.margin == "euclidean")
             total = total + config.separation * near
         return total
+
+    def _items(self, states: Any, labels: Any, weights: Any, negatives: Any) -> Any:
+        """Cross-entropy of items (T,), of all or among `negatives` (N,), given states (T, D)."""
+        if negatives is None:
+            return losses.softmax_cross_entropy(states, self.user_items.rows(), labels, weights)
+        vectors = self.user_items(labels), self.user_items(negatives)
+        return losses.uniformly_sampled(states, *vectors, weights, ops.equal(labels[:, None], negatives))
 
     def _domain_logits(self, vectors: Any) -> Any:
         """(U, G, G) what the discriminator makes of vectors (U, G, D)."""
@@ -262,42 +269,45 @@ class CrossDomain(Recommender):
     def _recommend(self, inputs: dict[str, Any], training: bool) -> Any:
         item, config = inputs["item"], self.config
         own = ops.equal(inputs["domain"], self.target)
-        asking = self.mask(ops.full_like(item, NUM_SPECIALS + 1))  # in place of an event of another domain
+        asking = self.mask(ops.full_like(item, NUM_SPECIALS + 1))  # where no event of the target domain is known
         events = ops.where(own[..., None], self.embed_items(item) + self._masks(item, 1), asking)
         # It sees the events of the target domain, and itself.
         read = ops.logical_or(own[:, None, :], ops.eye(item.shape[1], dtype="bool")[None])
         seen = ops.logical_and(visible(inputs["segment"], config.causal), read)
         bias = hiding(seen, events.dtype)
-        states = self.recommender(events, inputs["aim"], bias, gaps=True, training=training)
-        state = _at(states, inputs["slot"])
-        if config.gating == "none":
-            return state
-        vectors = []
-        for kind, of in (("specific", self.target), ("cross", None)):
-            encoded = self._encoded(kind, inputs, training and config.fine_tune_users)
-            vectors.append(_at(self._pooled(encoded, inputs, of)[0], inputs["slot"]))
-        if not config.fine_tune_users:
-            vectors = [ops.stop_gradient(vector) for vector in vectors]
-        if config.gating == "original":
-            return self._original(states, seen, inputs["slot"], *vectors)
-        gate = self.gate(ops.concatenate([*vectors, state], axis=-1))
-        told = self.told(gate * vectors[0] + (1.0 - gate) * vectors[1])
-        shown = ops.greater(self.drop_users(ops.ones_like(told[:, :1]), training=training), 0)
-        return state + told * ops.cast(shown, told.dtype)  # as strong as in serving: not scaled up
+        latest = inputs.get("latest")  # None: the rows are of the target domain alone, and all states are wanted
+        states = self.recommender(events, inputs["aim"], bias, gaps=latest is not None, training=training)
+        if self.gate is None:
+            return _at(states, latest)
+        users = self._users(inputs, training)
+        if config.gating == "state":
+            return self.gate(_at(states, latest), *users, training=training)
+        row = (ops.arange(np.prod(item.shape)) if latest is None else latest) // item.shape[1]
+        return self.gate(ops.take(states, row, axis=0), _at(seen, latest), *users)
 
-    def _original(self, states: Any, seen: Any, slot: Any, specific: Any, cross: Any) -> Any:
-        """The mean over the sequence of G * A + (1 - G) * B, where A is the specific vector times the share of
-        attention that each event of the sequence pays to it, and B that of the cross vector."""
-        row, place = slot // states.shape[1], slot % states.shape[1]
-        sequence = ops.take(states, row, axis=0)  # (T, L, D)
-        mine = ops.take(ops.reshape(seen, (-1, seen.shape[-1])), row * states.shape[1] + place, axis=0)  # (T, L)
-        mixed = []
-        for vector in (specific, cross):
-            logits = ops.where(mine, ops.sum(sequence * vector[:, None], axis=-1), HIDDEN)
-            mixed.append(ops.softmax(logits, axis=-1)[..., None] * vector[:, None])  # (T, L, D)
-        gate = self.gate(ops.concatenate([*mixed, ops.zeros_like(sequence)], axis=-1))
-        both = gate * mixed[0] + (1.0 - gate) * mixed[1]
-        return weighted_mean(both, ops.cast(mine, both.dtype))
+    def _users(self, inputs: dict[str, Any], training: bool = False) -> list[Any]:
+        """The specific and the cross vector (T, D) of the user at each wanted slot: given, or made of what is there."""
+        if "specific" in inputs:
+            return [ops.reshape(inputs[kind], (-1, inputs[kind].shape[-1])) for kind in ("specific", "cross")]
+        vectors, trained = [], self.config.fine_tune_users
+        for kind, of in (("specific", self.target), ("cross", None)):
+            encoded = self._encoded(kind, inputs, training and trained)
+            vectors.append(_at(self._pooled(encoded, inputs, of)[0], inputs["slot"]))
+        return vectors if trained else [ops.stop_gradient(vector) for vector in vectors]
+
+    def introduce(self, histories: Histories) -> Histories:
+        """Histories with what their users were like before each event of the target domain: `specific`, `cross` (E, D).
+
+        These vectors stand still while the recommender learns; they need not be made again for each batch.
+        """
+        if not of_users_known(self.config):
+            return histories
+        vectors, size = backends.compiled(self._users, self), (len(histories.item), self.config.embedding_dim)
+        found = {kind: np.zeros(size, np.float32) for kind in ("specific", "cross")}
+        for x, event in before_targets(histories, self.catalogue, self.config):
+            for kind, made in zip(found, vectors(x), strict=True):
+                found[kind][event] = ops.convert_to_numpy(made)[: len(event)]
+        return dataclasses.replace(histories, columns=histories.columns | found)
 
     def embed_items(self, tokens: Any) -> Any:
         """(..., D) what stage 1 learned of the items, and what stage 2 adds."""
@@ -311,9 +321,7 @@ class CrossDomain(Recommender):
         result, config = super().views(), self.config
         if not config.representation_epochs:  # nothing has trained them
             return result
-        for kind in ("specific", "common"):
-            if kind in _not_represented(config):
-                continue
+        for kind in [kind for kind in ("specific", "common") if kind not in _not_represented(config)]:
             for g, name in enumerate(self.catalogue.labels["domain"], 1):
                 file_name = re.sub(r"[^\w.-]+", "_", name)
                 if f"{kind}_{file_name}" in result:  # two names that differ in what no file name may hold
@@ -326,17 +334,18 @@ class CrossDomain(Recommender):
         return _at(self._pooled(self._encoded(kind, inputs, False), inputs, domain)[0], inputs["slot"])
 
     def item_embeddings(self) -> Any:
-        return self.embed_items(ops.arange(self.num_tokens, dtype="int32"))
+        return self.embed_items(ops.arange(self.catalogue.items.size, dtype="int32"))
 
 
 def _at(array: Any, slot: Any) -> Any:
-    """(T, D) rows of (R, L, D) at flat slots."""
-    return ops.take(ops.reshape(array, (-1, array.shape[-1])), slot, axis=0)
+    """(T, D) rows of (R, L, D) at flat slots; None: at all."""
+    flat = ops.reshape(array, (-1, array.shape[-1]))
+    return flat if slot is None else ops.take(flat, slot, axis=0)
 
 
 def _not_represented(config: CrossDomainConfig) -> tuple[str, ...]:
     """Layers that stage 1 leaves alone."""
-    names = ["item_id", "recommender", "gate", "told"]
+    names = ["item_id", "recommender", *(["gate"] if config.gating != "none" else [])]
     if not (config.classification or config.adversarial):
         names += ["traits", "discriminator"]
     if not (config.common_masked or config.adversarial or config.contrastive):
@@ -349,10 +358,6 @@ def _not_recommending(config: CrossDomainConfig) -> tuple[str, ...]:
     names = ["common", "traits", "discriminator"]
     if config.gating == "none" or not config.fine_tune_users:
         names += ["user_items", "specific", "cross"]
-    if config.gating == "none":
-        names += ["gate"]
-    if config.gating != "state":
-        names += ["told"]
     return tuple(names)
 
 
@@ -375,11 +380,11 @@ MODEL = ModelSpec(
     stages=(
         Stage(
             name="representations",
-            loader=RepresentationLoader,
+            loader=representing,
             frozen=_not_represented,
             epochs=lambda config: config.model.representation_epochs,  # type: ignore[attr-defined]
         ),
-        Stage(name="recommender", loader=recommending, frozen=_not_recommending),
+        Stage(name="recommender", loader=recommending, frozen=_not_recommending, prepare=CrossDomain.introduce),
     ),
     presets={
         "tiny": _recipe({"epochs": 10, "batch_size": 32, "learning_rate": 1e-2}, "kitchen", **_SMALL),

@@ -74,7 +74,7 @@ class SequenceLoader(Loader):
     def rows(self, rows: np.ndarray, real: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """(x, index (R, L) of each slot's event in the flat arrays, real (R, L) whether there is one)."""
         index, position, segment = self.packing.layout(np.where(real, rows, -1), self._begins)
-        x = _inputs(self.histories, index, position, segment)
+        x = events_at(self.histories, index, position, segment)
         x |= actions(self.histories, index, segment > 0, self.config.model)
         if self._timed:
             x |= _times(self.histories, index, position, segment, self.config.model)
@@ -171,7 +171,7 @@ def laid_out(
         index, position, segment: (R, L) as `Packing.layout` gives them; an empty history has one slot.
         slot: (n,) flat slot of each history's last event.
     """
-    x = _inputs(histories, index, position, segment) | actions(histories, index, segment > 0, model)
+    x = events_at(histories, index, position, segment) | actions(histories, index, segment > 0, model)
     empty = slot[histories.lengths == 0]
     for name in x.keys() & {"item", "action"}:
         x[name].reshape(-1)[empty] = PAD
@@ -189,7 +189,7 @@ def laid_out(
     return x
 
 
-def _inputs(histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray) -> dict:
+def events_at(histories: Histories, index: np.ndarray, position: np.ndarray, segment: np.ndarray) -> dict:
     """The events at `index`, laid out."""
     items = histories.item[index] if len(histories.item) else np.zeros(index.shape, np.int32)
     item = np.where(segment > 0, items, PAD).astype(np.int32)
