@@ -224,8 +224,10 @@ class BehaviourConfig(Section):
 class JudgeConfig(Section):
     """evaluate_embeddings (the six tasks of the RecSys Challenge 2025) and merge_embeddings."""
 
-    probe: Literal["thin", "full"] = Field("thin", description="of its layers: 128 wide, or the official 2,048")
-    probe_epochs: int = Field(3, ge=1, description="the best of them counts, as in the challenge")
+    probe: Literal["thin", "full", "linear"] = Field(
+        "thin", description="the official network, 128 or 2,048 wide; linear: logistic regression, for few clients"
+    )
+    probe_epochs: int = Field(3, ge=1, description="of the network; the best of them counts, as in the challenge")
     probe_batch: int = Field(128, ge=2)
     folders: tuple[str, ...] = Field((), description="each with client_ids.npy and embeddings.npy")
 

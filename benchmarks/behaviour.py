@@ -1,7 +1,7 @@
 """What vectors of clients are worth: BEHAV-E, UBT, statistics and their merges, judged by the six tasks.
 
-    python -m benchmarks.behaviour sample [CLIENTS] [--seeds 3] [--probe thin]    the built-in generator, 100 looks each
-    python -m benchmarks.behaviour FILE [--days 28] [--seeds 3] [--probe thin]    a log of behaviour, e.g. Online Retail
+    python -m benchmarks.behaviour sample [CLIENTS] [--seeds 3] [--probe linear]  the built-in generator, 100 looks each
+    python -m benchmarks.behaviour FILE [--days 28] [--seeds 3] [--probe linear]  a log of behaviour, e.g. Online Retail
 
 Each entry is trained on what lies before two windows of targets; a probe learns from the first window and is measured
 on the second. Rows are means over seeds (of the data, too, with `sample`). `rfm` is logistic regression on recency,
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("clients", type=int, nargs="?", default=2000)
     parser.add_argument("--days", type=int, default=14)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--probe", default="thin", choices=("thin", "full"))
+    parser.add_argument("--probe", default="thin", choices=("thin", "full", "linear"))
     options = parser.parse_args()
     name = f"sample_{options.clients}" if options.data == "sample" else Path(options.data).name.partition(".")[0]
     title = f"behaviour_{name}_{options.probe}"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from config import JudgeConfig
+from zoo import probe as probe_module
 from zoo.judge_metrics import auroc
-from zoo.probe import Probe
+from zoo.probe import LinearProbe, Probe
 
 DIM, LABELS = 6, 5
 WIDE = 9  # of the probe: vectors may be narrower
@@ -121,3 +122,38 @@ def test_one_client_and_vectors_of_zeros(probe):
     assert logits.shape == (3, 1, 2) and np.isfinite(logits).all()
     logits = learned(probe, np.zeros((40, DIM), np.float16), drawn(40)[1])
     np.testing.assert_allclose(logits[-1], logits[-1][:1].repeat(40, axis=0), atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ the linear probe
+
+
+def fitted(vectors, labels):
+    found = []
+    LinearProbe().learn(vectors, labels, 0, found.append)
+    assert len(found) == 1 and found[0].shape == labels.shape
+    return found[0]
+
+
+@pytest.mark.once
+def test_the_linear_probe_is_a_ridge_regression(monkeypatch):
+    """Where the loss and the ridge balance, the gradient of both together is zero; computed here in float64."""
+    vectors, labels = drawn(300)
+    monkeypatch.setattr(probe_module, "PENALTIES", (7.0,))
+    logits = fitted(vectors, labels).astype(np.float64)
+    x = vectors.astype(np.float64)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    weights, *_ = np.linalg.lstsq(np.concatenate([x, np.ones((300, 1))], axis=1), logits, rcond=None)
+    rest = 1 / (1 + np.exp(-logits)) - labels
+    np.testing.assert_allclose(x.T @ rest + 7.0 * weights[:-1], 0, atol=0.05)
+    np.testing.assert_allclose(rest.sum(axis=0), 0, atol=0.05)
+
+
+@pytest.mark.once
+def test_the_ridge_is_as_strict_as_it_must_be():
+    vectors, labels = drawn(1000)
+    assert auroc(labels, fitted(vectors, labels)).min() > 0.85
+    noise = np.random.default_rng(1).standard_normal((200, 400)).astype(np.float16)  # it could learn all by heart
+    constant = np.zeros((200, 3), np.float16)
+    random = (np.random.default_rng(2).random((200, 4)) < 0.3).astype(np.float32)
+    assert fitted(noise, random).std(axis=0).max() < 0.7  # by heart it would be 5
+    assert fitted(constant, random).std(axis=0).max() < 1e-5

@@ -29,7 +29,7 @@ from zoo.data.behaviour.statistics import Reference, statistics
 from zoo.data.behaviour.windows import Windows
 from zoo.data.dataset import DataError
 from zoo.merging import MAX_WIDTH, Block
-from zoo.probe import Probe
+from zoo.probe import LinearProbe, Probe
 
 ALWAYS = ("zeros", "random", "stats")  # rows of every table: nothing, who is who, what was counted
 RANDOM_WIDTH = 64
@@ -225,7 +225,9 @@ def judge(
     tasks, said = _measurable(labels.tasks(log, clients, windows, num_labels), len(clients))
     vectors_of = _always(log, windows, clients, seed) | given
     widest = max(vectors.shape[1] for vectors in vectors_of.values())
-    probe = Probe(widest, max(task.train.shape[1] for task in tasks.values()), config) if tasks else None
+    probe: Any = LinearProbe()
+    if config.probe != "linear":
+        probe = Probe(widest, max((task.train.shape[1] for task in tasks.values()), default=1), config)
     rows, influences = {}, {}
     for name, vectors in vectors_of.items():
         started = time.perf_counter()
@@ -234,10 +236,11 @@ def judge(
     table = np.array([[row["tasks"][task]["score"] for task in tasks] for row in rows.values()])
     for row, points in zip(rows.values(), metrics.borda(table.reshape(len(rows), len(tasks))), strict=True):
         row["borda"] = float(points)
-    epochs = "epoch" if config.probe_epochs == 1 else f"best of {config.probe_epochs} epochs"
+    epochs = ", epoch" if config.probe_epochs == 1 else f", best of {config.probe_epochs} epochs"
+    epochs = "" if config.probe == "linear" else epochs
     notes += [
         *said,
-        f"{len(clients):,} clients, {config.probe} probe, {epochs}, seed {seed}; 0.5 is not chance: `random`",
+        f"{len(clients):,} clients, {config.probe} probe{epochs}, seed {seed}; 0.5 is not chance: `random`",
     ]
     return Table(rows, _paired(rows, influences), notes)
 
