@@ -86,6 +86,18 @@ def test_equals_a_full_sort(seed, num, num_tokens, dim, k, ties, seen, some):
     assert_same(top_of_scores(scores, k), expected)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(("size", "k"), [(1_003, 5), (1_003, 60), (300, 90), (8_000, 1)])
+def test_the_best_of_a_row_are_found_among_groups(size, k):
+    """With ties, and with hardly anything that may be found."""
+    rng = np.random.default_rng(size + k)
+    scores = rng.integers(0, 40, (30, size)).astype(np.float32)
+    scores[10:20] = rng.standard_normal((10, size))
+    scores[20:, 2 * k :] = -np.inf
+    scores[25:, k // 2 :] = -np.inf
+    assert_same(top_of_scores(scores, k), sorted_lists(scores, k))
+
+
 @pytest.mark.parametrize("scale", [1e-40, 1e-6, 1.0, 1e6])
 def test_many_tiles_at_full_size(scale):
     rng = np.random.default_rng(1)
