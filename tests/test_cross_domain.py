@@ -73,9 +73,11 @@ def test_what_is_known_before_an_event_is_what_serving_would_see(max_length):
         assert model_of(**knobs).introduce(log) is log
 
 
-def test_the_recommender_learns_the_same_from_either_loader():
+@pytest.mark.parametrize("gating", ["state", "original"])
+def test_the_recommender_learns_the_same_from_either_loader(gating):
     """Rows of the target domain with vectors that were made before, or of all domains: one loss."""
-    log, config = histories([8, 9, 7, 1, 6, 3, 9, 0]), {"max_length": LENGTH, "num_heads": 2}
+    config = {"max_length": LENGTH, "num_heads": 2, "gating": gating, "user_dropout": 0.0}
+    log = histories([8, 9, 7, 1, 6, 3, 9, 0])
     known, live = model_of(**config), model_of(**config, fine_tune_users=True)
     total = []
     for model in (known, live):
@@ -86,6 +88,36 @@ def test_the_recommender_learns_the_same_from_either_loader():
         loss = model.compute_loss(x=tensors(x), y=tensors(y), y_pred=states, sample_weight=tensors(weight))
         total.append((float(array(loss)), mean))
     np.testing.assert_allclose(*total, rtol=1e-4)
+
+
+@pytest.mark.once
+def test_serving_sees_of_the_target_domain_what_training_sees():
+    """However many events of other domains lie between, as many of the target domain are looked at."""
+    food, model = [4, 6, 8, 10, 12, 14, 16, 18, 20], model_of(gating="none")
+    rows = [[3, *food, 5, *food, 7, *food], [3, 5, *food[:4], 7, *food], [9, 11, 13, *food, *food], food]
+    log = Histories(
+        np.full(4, UNKNOWN, np.int32),
+        np.cumsum([0, *map(len, rows)]).astype(np.int64),
+        np.concatenate(rows).astype(np.int32),
+    )
+    loader = recommending(model.introduce(log), model.catalogue, RunConfig(model=model.config))
+    x, y, weight = loader[0]
+    states = array(model(tensors(x))).reshape(*y.shape, -1)
+    for row, before in ((0, log.offsets[0] + 20), (1, log.offsets[1] + 6), (2, log.offsets[2] + 2)):
+        event = log.item[before]
+        last = Histories(log.user[:1], np.array([0, before - log.offsets[row]]), log.item[log.offsets[row] : before])
+        known = [3, 5] if row < 2 else [9, 11]
+        place = [
+            (r, c)
+            for r, c in np.argwhere((y == event) & (weight > 0))
+            if x["item"][r, c] == known[1] and x["item"][r, c - 1] == known[0]
+        ]
+        shown = [states[r, c] for r, c in place]
+        served = model.vectors(last)[0]
+        assert min(np.abs(one - served).max() for one in shown) < 1e-4
+    vectors = model.vectors(log)
+    assert np.abs(vectors[0] - vectors[2]).max() > 1e-3 and np.isfinite(vectors).all()
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-4, atol=1e-5)
 
 
 def test_negatives_stand_for_all_items():
@@ -277,7 +309,7 @@ def test_what_is_exported_is_what_the_gate_sees(causal):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("gating", ["state", "original"])
 def test_the_gate_is_that_of_numpy(gating, causal):
-    model = model_of(gating=gating, causal=causal)
+    model = model_of(gating=gating, causal=causal, fine_tune_users=causal)
     log = histories([4, 6, 3], seed=2)
     x = DomainLoader.inputs(log, model.catalogue, model.config)
     plain = array(model_of(gating="none", causal=causal)._recommend(tensors(x), False))

@@ -18,7 +18,8 @@ from zoo.models.cross_domain import CrossDomain, CrossDomainConfig
 @pytest.mark.once
 def test_places_count_within_a_domain():
     log = Histories(np.zeros(1, np.int32), np.array([0, 6]), np.array([3, 5, 4, 6, 7, UNKNOWN], np.int32))
-    x = DomainLoader.inputs(log, catalogue(), CrossDomainConfig(max_length=LENGTH))
+    live = CrossDomainConfig(max_length=LENGTH, fine_tune_users=True)
+    x = DomainLoader.inputs(log, catalogue(), live)
     row, start = divmod(int(x["slot"][0]) - 5, LENGTH)
     assert x["item"][row, start : start + 6].tolist() == [3, 5, 4, 6, 7, UNKNOWN]
     assert x["aim"][row, start : start + 6].tolist() == [0, 1, 2, 2, 2, 3]
@@ -30,8 +31,12 @@ def test_places_count_within_a_domain():
     assert x["place"][row, start : start + 7].tolist() == [0, 1, 0, 1, 2, 0, 3]
     assert x["aim"][row, start + 6] == 3 and x["latest"].tolist() == x["slot"].tolist()
     food = Histories(np.zeros(1, np.int32), np.array([0, 2]), np.array([4, 6], np.int32))
-    x = DomainLoader.inputs(food, catalogue(), CrossDomainConfig(max_length=LENGTH))
+    x = DomainLoader.inputs(food, catalogue(), live)
     assert x["latest"].tolist() == x["slot"].tolist()
+    x = DomainLoader.inputs(log, catalogue(), CrossDomainConfig(max_length=LENGTH))["alone"]
+    place = divmod(int(x["slot"][0]), LENGTH)
+    assert x["item"][place[0], place[1] - 2 : place[1] + 1].tolist() == [3, 5, 7]
+    assert x["aim"][place] == 2
 
 
 @pytest.mark.once

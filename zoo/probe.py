@@ -132,11 +132,12 @@ class LinearProbe:
         x, y = vectors.astype(np.float32), labels.astype(np.float32)
         deviation = x.std(axis=0)
         x = (x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
-        held = np.random.default_rng([seed, 0x11EA]).permutation(len(x)) < len(x) // 5
+        held = np.random.default_rng([seed, 0x11EA]).permutation(len(x)) < -(-len(x) // 5)
+        learned = x[~held], y[~held]
         weights = best = np.zeros((x.shape[1] + 1, y.shape[1]))
         least, chosen = np.inf, PENALTIES[0]
         for penalty in PENALTIES:  # from the strictest, each from where the last one ended, as long as it helps
-            weights = _logistic(x[~held], y[~held], penalty, weights)
+            weights = _logistic(*learned, penalty, weights)
             loss = _logistic_loss(weights, x[held], y[held])[0]
             if loss >= least:
                 break

@@ -1,6 +1,6 @@
 """Training: one keras fit per Stage, which survives being killed.
 
-fit: for each stage   loader → build → freeze → optimizer → keras fit(callbacks) → averaged and best weights
+fit: for each stage   prepare → loader → build → freeze → optimizer → keras fit(callbacks) → averaged and best weights
 """
 
 from __future__ import annotations
@@ -97,12 +97,11 @@ def fit(
         if stage.epochs is not None and not stage.epochs(config):
             progress.next_stage(finished=False)
             continue
-        train: Any = prepared.train
-        if stage.prepare is not None:
-            if saved:
-                _restore(model.variables, saved.model, directory)
-            train = stage.prepare(model, train)
+        if saved and stage.prepare is not None:
+            _restore(model.variables, saved.model, directory)
+        train = prepared.train if stage.prepare is None else stage.prepare(model, prepared.train)
         loader = stage.loader(train, prepared.catalogue, config)
+        del train  # the loader has what it needs
         if not len(loader):
             raise DataError(
                 f"{prepared.name}: its {prepared.num_train_events:,} training events give no example "

@@ -56,15 +56,15 @@ class CrossDomainConfig(ModelConfig):
     causal: bool = Field(
         True, description="look back only, and predict each next item; false: look both ways, predict masked ones"
     )
-    mask_share: float = Field(0.3, gt=0, le=1, description="of a sequence's events that are masked, at least one")
-    last_share: float = Field(0.1, ge=0, le=1, description="sequences of which the last event alone is masked")
+    mask_share: float = Field(0.3, gt=0, le=1, description="causal=false: of a sequence's events that are masked")
+    last_share: float = Field(0.1, ge=0, le=1, description="causal=false: sequences whose last event alone is")
     # Stage 1, representations. A weight of 0 leaves a part out.
     representation_epochs: int = Field(10, ge=0, description="0: no stage 1")
-    representation_negatives: int = Field(2048, ge=0, description="items its losses draw for a batch; 0: they use all")
-    pooling: Literal["last", "mean"] = Field("mean", description="of the states of what is visible, a user's vector")
+    representation_negatives: int = Field(2048, ge=0, description="items drawn for a batch; 0: all are in its losses")
+    pooling: Literal["last", "mean"] = Field("mean", description="of the states: a user's vectors")
     classification: float = Field(1.0, ge=0, description="weight of telling the domain of a specific vector")
     adversarial: float = Field(0.1, ge=0, description="weight of making common vectors of all domains alike")
-    common_masked: bool = Field(True, description="common vectors predict masked items, too; else a constant is best")
+    common_masked: bool = Field(True, description="common vectors predict items, too; else a constant is best")
     reversal: Literal["schedule", "constant"] = Field("schedule", description="strength of the gradient reversal")
     alignment: float = Field(0.1, ge=0, description="weight of the cross vector's distance to the common ones")
     separation: float = Field(0.1, ge=0, description="weight of the cross vector's closeness to the specific ones")
@@ -74,7 +74,7 @@ class CrossDomainConfig(ModelConfig):
     contrastive_temperature: float = Field(0.1, gt=0)
     # Stage 2, the recommender.
     gating: Literal["state", "original", "none"] = Field("state", description="what the user's vectors are mixed with")
-    user_dropout: float = Field(0.5, ge=0, lt=1, description="share of training events predicted without them")
+    user_dropout: float = Field(0.5, ge=0, lt=1, description="gating=state: share of training that lacks them")
     fine_tune_users: bool = Field(False, description="the recommender's stage trains the vectors of users, too")
     # The loss of the recommender is over all candidates, without negatives.
     loss: Literal["softmax"] = "softmax"
@@ -102,15 +102,15 @@ class CrossDomain(Recommender):
     kept at a distance of 1, the root of the mean square, from his specific ones.
 
     Stage 2 reads the events of the target domain. Its state is joined by the user's vectors, gated (`StateGate`):
-    score(item) = <state + U (G * specific + (1 - G) * cross), item>. They are made of all that precedes the event that
-    is asked for, in training as in serving. Each event of the target domain is predicted at the one before it there; a
+    score(item) = <state + U (G * specific + (1 - G) * cross), item>. They are made of what precedes the event that is
+    asked for, in training as in serving. Each event of the target domain is predicted at the one before it there; a
     user's first, at a vector that asks. With `causal=false` all encoders look both ways and predict masked events, of
     which vectors of users know nothing: stage 2 is a BERT4Rec.
 
     Deviations from the published code of TriGRec, whose defects they mend:
       * alignment and separation compare vectors of one user (there, of different users in a batch);
       * encoders look back and predict each next item; they looked both ways for masked ones (`causal=false`), which
-        teaches less of the same events (`tests/test_cross_domain_runs.py`: NDCG@10 .28 to .34);
+        teaches less of the same events; of more than `representation_negatives` items so many are sampled;
       * the common encoder predicts items, too (`common_masked`), and the reversal grows (`reversal`); there its only
         aim was to hide the domain, which a constant does best;
       * padding is neither attended to nor pooled; the discriminator has as many classes as there are domains;
@@ -207,8 +207,8 @@ class CrossDomain(Recommender):
     # --------------------------------------------------------------------------------------------- stage 1
 
     def _represent(self, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
-        """States (T, D) of the masked slots by encoder; vectors of users (U, D): `cross`, `cross_there` (U,), and, one
-        per domain and stacked, (U, G, D) `specific`, `common`, (U, G) `there`."""
+        """By encoder, states (T, D), of the masked slots or, with `causal`, of all; vectors of users (U, D): `cross`,
+        `cross_there` (U,), and, one per domain and stacked, (U, G, D) `specific`, `common`, (U, G) `there`."""
         result = {}
         for kind in KINDS:
             states = self._encoded(kind, inputs, training)
@@ -262,28 +262,31 @@ class CrossDomain(Recommender):
 
     def _domain_logits(self, vectors: Any) -> Any:
         """(U, G, G) what the discriminator makes of vectors (U, G, D)."""
-        return self.discriminator(self.traits(l2_normalize(vectors) * vectors.shape[-1] ** 0.5))
+        unit = l2_normalize(ops.cast(vectors, "float32"))  # in float16, the length of zeros is no number
+        return self.discriminator(self.traits(unit * vectors.shape[-1] ** 0.5))
 
     # --------------------------------------------------------------------------------------------- stage 2
 
     def _recommend(self, inputs: dict[str, Any], training: bool) -> Any:
-        item, config = inputs["item"], self.config
-        own = ops.equal(inputs["domain"], self.target)
-        asking = self.mask(ops.full_like(item, NUM_SPECIALS + 1))  # where no event of the target domain is known
-        events = ops.where(own[..., None], self.embed_items(item) + self._masks(item, 1), asking)
-        # It sees the events of the target domain, and itself.
-        read = ops.logical_or(own[:, None, :], ops.eye(item.shape[1], dtype="bool")[None])
-        seen = ops.logical_and(visible(inputs["segment"], config.causal), read)
-        bias = hiding(seen, events.dtype)
-        latest = inputs.get("latest")  # None: the rows are of the target domain alone, and all states are wanted
-        states = self.recommender(events, inputs["aim"], bias, gaps=latest is not None, training=training)
+        """States (T, D), joined by what their users are like: of the last events in serving, of all slots of rows of
+        the target domain alone, or of `latest` among those of all domains."""
+        x = inputs.get("alone", inputs)
+        latest, length = x["slot"] if "alone" in inputs else x.get("latest"), x["item"].shape[1]
+        own = ops.equal(x["domain"], self.target)
+        asking = self.mask(ops.full_like(x["item"], NUM_SPECIALS + 1))  # where no event of the target domain is known
+        events = ops.where(own[..., None], self.embed_items(x["item"]) + self._masks(x["item"], 1), asking)
+        read = ops.logical_or(own[:, None, :], ops.eye(length, dtype="bool")[None])  # these events, and itself
+        seen = ops.logical_and(visible(x["segment"], self.config.causal), read)
+        bias, gaps = hiding(seen, events.dtype), "latest" in inputs
+        states = self.recommender(events, x["aim"], bias, gaps=gaps, training=training)
+        state = _at(states, latest)
         if self.gate is None:
-            return _at(states, latest)
+            return state
         users = self._users(inputs, training)
-        if config.gating == "state":
-            return self.gate(_at(states, latest), *users, training=training)
-        row = (ops.arange(np.prod(item.shape)) if latest is None else latest) // item.shape[1]
-        return self.gate(ops.take(states, row, axis=0), _at(seen, latest), *users)
+        if self.config.gating == "state":
+            return self.gate(state, *users, training=training)
+        sequences = ops.repeat(states, length, axis=0) if latest is None else ops.take(states, latest // length, axis=0)
+        return self.gate(sequences, _at(seen, latest), *users)
 
     def _users(self, inputs: dict[str, Any], training: bool = False) -> list[Any]:
         """The specific and the cross vector (T, D) of the user at each wanted slot: given, or made of what is there."""
@@ -296,10 +299,8 @@ class CrossDomain(Recommender):
         return vectors if trained else [ops.stop_gradient(vector) for vector in vectors]
 
     def introduce(self, histories: Histories) -> Histories:
-        """Histories with what their users were like before each event of the target domain: `specific`, `cross` (E, D).
-
-        These vectors stand still while the recommender learns; they need not be made again for each batch.
-        """
+        """Histories with what their users were like before each event of the target domain: `specific`, `cross` (E, D),
+        which stand still while the recommender learns, and need not be made again for each batch."""
         if not of_users_known(self.config):
             return histories
         vectors, size = backends.compiled(self._users, self), (len(histories.item), self.config.embedding_dim)
@@ -370,7 +371,7 @@ _SMALL = {"embedding_dim": 16, "max_length": 16, "num_blocks": 1, "dropout": 0.1
 _PUBLISHED = (
     "embedding_dim=50,num_heads=1,relative_bias=false,causal=false,mask_share=0.15,last_share=0,representation_epochs=100,"
     "gating=original,adversarial=1,alignment=1,separation=1,margin=euclidean,reversal=constant,same_user=false,"
-    "common_masked=false,user_dropout=0,batch_size=32,learning_rate=1e-3"
+    "representation_negatives=0,common_masked=false,user_dropout=0,batch_size=32,learning_rate=1e-3"
 )
 _BASE = {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 5}
 

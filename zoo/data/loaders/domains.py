@@ -7,7 +7,8 @@ Besides what `sequences` says, a batch has
     place     (R, L) int32 place among the events of its own domain in its sequence, from 0
     aim       (R, L) int32 how many events of the target domain come before it in its sequence
     latest    the shape of `slot`, int32: for each flat slot there that of the latest event of the target domain in the
-              same sequence, up to it; the slot itself where there is none
+              same sequence, up to it; the slot itself where there is none. Where one asks for events of that domain in
+              rows that hold others, too
 
 Legend: R rows, L slots of a row, T masked slots of a batch, U sequences of a batch, E events.
 """
@@ -86,22 +87,27 @@ class DomainLoader(MaskedItemLoader):
         return x | _latest(x, self._target), y, weight
 
     @staticmethod
-    def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
+    def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, Any]:
         """The last `max_length - 1` events and a MASK of the target domain, which `slot` points at.
 
-        With `model.causal` the last `max_length` events, and `slot` points at the last of them.
+        With `model.causal` the last `max_length` events, and `slot` points at the last of them; where the recommender
+        is trained on rows of the target domain alone, `alone` is a dictionary of such rows, as long.
         """
-        if model_config.causal:
-            x = SequenceLoader.inputs(histories, catalogue, model_config)
-            x |= _domains(x, catalogue)
-        else:
+        if not model_config.causal:
             x = MaskedItemLoader.inputs(histories, catalogue, model_config)
             x |= _domains(x, catalogue, asked=x["slot"])
-        return x | _latest(x, target_domain(catalogue))
+            return x | _latest(x, target_domain(catalogue))
+        x = SequenceLoader.inputs(histories, catalogue, model_config)
+        x |= _domains(x, catalogue)
+        if model_config.fine_tune_users:
+            return x | _latest(x, target_domain(catalogue))
+        alone = SequenceLoader.inputs(_alone(histories, catalogue), catalogue, model_config)
+        return x | {"alone": alone | _domains(alone, catalogue)}
 
 
 class NextInDomainLoader(NextItemLoader):
-    """Each event of the target domain is predicted from the event before it, of whatever domain: `slot` (T,)."""
+    """Each event of the target domain is predicted: what the user is like at the event before it, of whatever domain,
+    `slot` (T,), joins the state of the one before it there, `latest`."""
 
     def __init__(self, histories: Histories, catalogue: Catalogue, config: RunConfig):
         refuse_shared_items(histories, catalogue)
@@ -232,6 +238,7 @@ class MaskedRepresentationLoader(_Representing, DomainLoader):
 
     def batch(self, rows: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[dict, Any, Any]:
         x, y, weight = super().batch(rows, real, rng)
+        del x["latest"]  # of the recommender
         return self.with_people(x, rng), y, weight
 
 
