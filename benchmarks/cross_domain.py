@@ -179,7 +179,8 @@ def main() -> None:
     parser.add_argument("--set", default="", dest="knobs", help="knobs of all trained models")
     options = parser.parse_args()
     knobs = re.findall(r"[\w.=-]+", options.knobs)
-    title = "_".join(["cross_domain", Path(options.folder).name, options.target, options.windows, *knobs])
+    target = re.sub(r"\W+", "_", options.target)
+    title = "_".join(["cross_domain", Path(options.folder).name, target, options.windows, *knobs])
     path = RESULTS / f"{title}.json"
     results: dict[str, Any] = json.loads(path.read_text())["results"] if path.exists() else {}
     prepared: dict[bool, Prepared] = {}
