@@ -68,5 +68,5 @@ class RecencyPooling(keras.layers.Layer):
             weights = weights + ops.matmul(events, ops.cast(self.query, events.dtype)) / events.shape[-1] ** 0.5
             weights = ops.softmax(ops.where(real, weights, -1e4), axis=1)
         weights = ops.where(real, weights, 0.0)
-        pooled = ops.matmul(ops.transpose(weights, (0, 2, 1)), events)  # (B, H, D)
-        return ops.reshape(pooled, (-1, self.num_heads * events.shape[-1]))
+        sums = ops.matmul(ops.transpose(weights, (0, 2, 1)), events)  # (B, H, D)
+        return ops.reshape(sums, (-1, self.num_heads * events.shape[-1]))
