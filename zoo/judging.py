@@ -226,8 +226,8 @@ def judge(
     vectors_of = _always(log, windows, clients, seed) | given
     widest = max(vectors.shape[1] for vectors in vectors_of.values())
     probe: Any = LinearProbe()
-    if config.probe != "linear":
-        probe = Probe(widest, max((task.train.shape[1] for task in tasks.values()), default=1), config)
+    if config.probe != "linear" and tasks:
+        probe = Probe(widest, max(task.train.shape[1] for task in tasks.values()), config)
     rows, influences = {}, {}
     for name, vectors in vectors_of.items():
         started = time.perf_counter()
