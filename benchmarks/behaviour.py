@@ -6,12 +6,14 @@
 Each entry is trained on what lies before two windows of targets; a probe learns from the first window and is measured
 on the second. Rows are means over seeds (of the data, too, with `sample`). `rfm` is logistic regression on recency,
 frequency and money (price buckets) with their squares, fitted by Newton's method, in place of vectors and probe.
-Results are kept after each seed; a call goes on where one stopped.
+Results are kept after each seed, vectors in runs/quality; a call goes on where one stopped, and another probe judges
+the vectors that are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,15 @@ MERGES = {
 
 
 def vectors(name: str, preset: str, prepared: BehaviourPrepared, seed: int, folder: Path) -> tuple[np.ndarray, float]:
-    """(vectors of the clients asked for, seconds of training)."""
+    """(vectors of the clients asked for, seconds of training); those of an earlier call, if its recipe was this one."""
     spec = registry.get(name)
     config = override(spec.preset(preset), [f"seed={seed}"])
+    data = prepared.log.summary() + (prepared.windows.summary() if prepared.windows else "")
+    recipe = hashlib.sha256((config.model_dump_json() + data).encode()).hexdigest()[:12]
+    kept = folder / f"vectors_{recipe}.npz"
+    if kept.exists():
+        with np.load(kept) as found:
+            return found["vectors"], float(found["seconds"])
     backends.configure(config.train)
     backends.seed(seed)
     model: Any = artifacts.build(name, config, prepared.catalogue)
@@ -53,7 +61,10 @@ def vectors(name: str, preset: str, prepared: BehaviourPrepared, seed: int, fold
         seconds = training.fit(model, spec, learned, config, folder, [watch]).seconds
     else:
         model.adapt(prepared.train)
-    return model.vectors(prepared.everyone()), seconds
+    result = model.vectors(prepared.everyone())
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(kept, vectors=result, seconds=seconds)
+    return result, seconds
 
 
 def rfm(prepared: BehaviourPrepared, tasks: dict[str, labels.Task]) -> dict[str, dict[str, float]]:
@@ -143,7 +154,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(path.read_text())["results"]["seeds"] if path.exists() else {}
     for seed in range(options.seeds):
         if str(seed) not in results:
-            results[str(seed)] = measure(options, seed, Path("runs") / "quality" / f"{title}_{seed}")
+            results[str(seed)] = measure(options, seed, Path("runs") / "quality" / f"behaviour_{name}_{seed}")
             write_record(title, {"seeds": results}, ("numpy", "keras", backends.name()))
     measured = [results[str(seed)]["rows"] for seed in range(options.seeds)]
     tasks = [task for task in labels.TASKS if all(task in rows["stats"]["tasks"] for rows in measured)]

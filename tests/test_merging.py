@@ -29,11 +29,10 @@ def test_blocks_stand_side_by_side_in_the_order_of_the_clients():
         rows = [ids.tolist().index(client) for client in CLIENTS]
         width = vectors.shape[1]
         mine = merged[:, start : start + width]
-        expected = standardized(vectors[rows].astype(np.float64)) * np.sqrt(8 / (2 * width))
+        expected = standardized(vectors[rows].astype(np.float64)) * 0.3 / np.sqrt(2 * width)
         np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
-        assert np.square(mine).sum(axis=1).mean() == pytest.approx(4)  # the same part for each block: D / 2
+        assert np.square(mine).sum(axis=1).mean() == pytest.approx(0.3**2 / 2)  # the same part for each block
         start += width
-    np.testing.assert_allclose(merge(blocks, CLIENTS, np.float64, even=False).std(axis=0), 1, rtol=1e-6)
     assert merge(blocks, CLIENTS).dtype == np.float16
 
 
@@ -64,13 +63,13 @@ def test_outliers_and_huge_numbers_fit_float16():
     vectors[5] = 1e34
     merged = merge([(ids, vectors), block(rng, np.arange(1000), 2046)], np.arange(1000))
     assert merged.shape == (1000, 2048) and np.isfinite(merged).all()
-    assert np.abs(merged).max() <= 5 * 2048**0.5
+    assert 0.5 < np.abs(merged).max() < 1.1  # five deviations of the narrow block's columns
 
 
 def test_ids_may_be_text_and_one_client_is_enough():
     names = np.array(["b", "a"], object)
     merged = merge([(np.array(["a", "b"]), np.array([[1.0], [3.0]]))], names)
-    assert merged.tolist() == [[1], [-1]]
+    assert merged.tolist() == [[np.float16(0.3)], [-np.float16(0.3)]]
     assert merge([(np.array([4]), np.array([[2.5, 1]]))], np.array([4])).tolist() == [[0, 0]]
 
 

@@ -15,24 +15,25 @@ from zoo.data.vocabulary import NUM_SPECIALS, UNKNOWN, Vocabulary
 
 MAX_WIDTH = 2048  # of an entry
 CHUNK = 65_536  # clients that are worked on at once
+LENGTH = 0.3  # of a merged row
 
 Block = tuple[np.ndarray, np.ndarray]  # ids (b,) and vectors (b, d)
 
 
-def merge(blocks: Sequence[Block], clients: np.ndarray, dtype: type = np.float16, *, even: bool = True) -> np.ndarray:
+def merge(blocks: Sequence[Block], clients: np.ndarray, dtype: type = np.float16) -> np.ndarray:
     """(n, D) the blocks side by side, in the order of `clients`.
 
-    Each column gets the mean 0 and the deviation 1 over the clients asked for, and is clipped at 5 deviations. A block
+    Each column is centred and brought to one deviation over the clients asked for, and clipped at 5 deviations. Then
+    blocks are scaled to equal parts in the squared length of a row, .3² on average, however wide they are. A block
     that lacks a client says of him what it says on average: zeros. What is told by how long a vector is (activity,
-    mostly) survives; scaling each row to length one would lose it.
+    mostly) survives; scaling each row to the same length would lose it.
+
+    Why so short: a network on top, as the challenge's, starts with weights and biases within ±1/√D. From rows much
+    longer than its biases it learns faster the more columns there are, and soon learns clients by heart.
 
     Args:
         blocks: ids of clients, each once, in any order, and their vectors.
         clients: (n,) ids whose rows are wanted.
-        even: whether blocks have equal parts in the squared length of a row, however wide they are, as 1/√d scales
-            them. All are then multiplied by √(D / number of blocks), so that a number is of size 1 on average, for a
-            probe with a fixed learning rate learns slowly from small ones. None exceeds 5 √D, so float16 holds them.
-            False: columns have equal parts.
 
     Raises:
         DataError: nothing to merge; a block that is no matrix, has an id twice, has a number that is not finite, or
@@ -54,7 +55,7 @@ def merge(blocks: Sequence[Block], clients: np.ndarray, dtype: type = np.float16
         mean, deviation = moments(vectors, place[there])
         if not np.isfinite(mean).all():
             raise DataError(f"block {number}: a number is not finite (NaN or infinite); make its embeddings again")
-        scale = (sum(widths) / (len(blocks) * width)) ** 0.5 if even else 1.0
+        scale = LENGTH / (len(blocks) * width) ** 0.5
         for chunk in np.array_split(there, -(-len(there) // CHUNK)):
             values = (vectors[place[chunk]] - mean) / deviation
             result[chunk, start : start + width] = np.clip(values, -CLIP, CLIP) * scale
