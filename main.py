@@ -6,13 +6,12 @@ KERAS_BACKEND=torch python main.py compute_predictions --model two_tower
 
 import argparse
 import difflib
-import importlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
-BACKENDS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
+BACKENDS = ("jax", "tensorflow", "torch")
 ACTIONS = {
     "exploratory_data_analysis": "figures of a log and a report in words",
     "train_validation_model": "train on the past, stop on validation, report the test score",
@@ -56,15 +55,14 @@ def parse_args(arguments):
     options = parser.parse_args(arguments)
     if options.action not in (None, *ACTIONS):
         close = difflib.get_close_matches(options.action, ACTIONS, n=1)
-        parser.error(
-            f"unknown action {options.action!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help")
-        )
+        hint = f"did you mean {close[0]!r}?" if close else "see --help"
+        parser.error(f"unknown action {options.action!r}; {hint}")
     return options
 
 
 def choose_backend():
     """Sets KERAS_BACKEND, if it is not set, to the first backend installed. Keras is not imported yet."""
-    installed = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
     wanted = os.environ.get("KERAS_BACKEND")
     if wanted and wanted not in BACKENDS:
         close = difflib.get_close_matches(wanted, BACKENDS, n=1)
@@ -88,10 +86,12 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return 2
     from config import ConfigError
-    from zoo import actions
+    from zoo import registry
     from zoo.data.dataset import DataError
 
     try:
+        registry.check(options.model)
+        actions = importlib.import_module("zoo.actions")  # and with it Keras, which takes seconds
         for action in [options.action] if options.action else WHOLE_RUN:
             actions.run(action, options)
     except (ConfigError, DataError) as error:

@@ -146,6 +146,14 @@ def test_help_answers_at_once():
     subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True)
 
 
+def test_a_mistyped_model_is_told_before_keras_is_imported():
+    probe = (
+        "import sys, main; assert main.main(['evaluate', '--model', 'sasrecc']) == 2; assert 'keras' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == "error: --model sasrecc: unknown; did you mean 'sasrec'?\n"
+
+
 def test_no_path_of_a_machine():
     found = [
         p.relative_to(ROOT)

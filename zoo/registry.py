@@ -70,16 +70,25 @@ def list_models() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "models").glob("*.py") if path.stem != "__init__")
 
 
+def check(name: str | None) -> None:
+    """Nothing, if there is a model of this name, or none was given.
+
+    Raises:
+        ConfigError: no such model (with the nearest name).
+    """
+    known = list_models()
+    if name is not None and name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        raise ConfigError(f"--model {name}: unknown; {hint}")
+
+
 def get(name: str) -> ModelSpec:
     """The specification of a model; imports its file, and with it Keras.
 
     Raises:
         ConfigError: no such model (with the nearest name).
     """
-    known = list_models()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-        raise ConfigError(f"--model {name}: unknown; {hint}")
+    check(name)
     module: Any = importlib.import_module(f"zoo.models.{name}")
     return module.MODEL
