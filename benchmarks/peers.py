@@ -1,13 +1,14 @@
 """Seconds and memory of a training epoch: the zoo's against RecTools and RePlay, same events, same settings.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.peers FILE [--rectools PYTHON] [--replay PYTHON]
-        [--models sasrec,sasrec-sampled,sasrec-bfloat16,bert4rec,hstu] [--backends tensorflow,jax,torch] [--epochs 3]
-        [--rounds 2] [--layout pairs] [--limit N]
+    OMP_NUM_THREADS=2 python -m benchmarks.peers FILE [--rectools PYTHON] [--replay PYTHON] [--recbole PYTHON]
+        [--models sasrec,sasrec-sampled,sasrec-bfloat16,sasrec-50,bert4rec,hstu] [--backends tensorflow,jax,torch]
+        [--epochs 3] [--rounds 2] [--layout pairs] [--limit N]
 
 PYTHON is that of an environment of the peer's own:
 
     python -m venv rectools && rectools/bin/pip install 'rectools[torch]==0.19.0'  # --rectools rectools/bin/python
     python -m venv replay && replay/bin/pip install 'replay-rec[torch]==0.22.0'    # --replay replay/bin/python
+    python -m venv recbole && recbole/bin/pip install recbole==1.2.1 torch 'numpy<2' 'pandas<3' 'setuptools<81'
 
 All train on the training part of the leave-one-out split: each user's events without the last two. 64 dimensions, two
 blocks, histories of 200, batches of 128 users, dropout .1 (of attention weights, too), Adam; one head, BERT4Rec two.
@@ -16,6 +17,8 @@ blocks, histories of 200, batches of 128 users, dropout .1 (of attention weights
     sasrec-sampled  the same with 256 uniform negatives, shared by a batch; not RecTools, which draws for each event
     sasrec-bfloat16 sasrec with matrix products in bfloat16: `train.precision=mixed_bfloat16`, Lightning's bf16-mixed
                     (RePlay's current form fails in it: float32)
+    sasrec-50       sasrec over all events, in histories of 50: RecBole, which repeats a history for each event of it;
+                    the first batches of an epoch are timed there, 2,048 events each
     bert4rec        a fifth masked, full cross-entropy; neither transform nor, but in RePlay, biases of the items;
                     RecTools scores all slots, the others the masks alone
     hstu            full cross-entropy of cosines, attention by distance and, where the log has times, by time
@@ -53,6 +56,7 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.1,
     "rate": 1e-3,
     "negatives": 0,  # none: full cross-entropy
+    "all_events": False,  # the last `length` of a user
     "shared": True,  # the negatives, by the events of a batch
     "seed": 0,
 }
@@ -60,6 +64,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "sasrec": {},
     "sasrec-sampled": {"negatives": 256},
     "sasrec-bfloat16": {"precision": "bfloat16"},
+    "sasrec-50": {"length": 50, "all_events": True},
     "bert4rec": {"heads": 2, "mask": 0.2},
     "hstu": {"temperature": 0.05},
 }
@@ -67,6 +72,7 @@ PEERS = {  # what each can train
     "rectools": ("sasrec", "sasrec-bfloat16", "bert4rec", "hstu"),
     "replay": ("sasrec", "sasrec-sampled", "sasrec-bfloat16", "bert4rec"),
     "replay-deprecated": ("sasrec", "sasrec-sampled", "sasrec-bfloat16"),
+    "recbole": ("sasrec-50",),
 }
 
 
@@ -110,7 +116,7 @@ def zoo_config(job: dict[str, Any]) -> Any:
     if job["negatives"]:
         knobs += f",loss=sampled_softmax,share_negatives={job['shared']},num_negatives={job['negatives']}"
     knobs += (
-        f",all_events=false,embedding_dim={job['dim']},num_blocks={job['blocks']},num_heads={job['heads']},"
+        f",all_events={job['all_events']},embedding_dim={job['dim']},num_blocks={job['blocks']},num_heads={job['heads']},"
         f"max_length={job['length']},dropout={job['dropout']},batch_size={job['batch']},learning_rate={job['rate']},"
         f"epochs={job['epochs']},threads={job['threads']},patience=null,seed={job['seed']}"
     )
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("--rectools", metavar="PYTHON")
     parser.add_argument("--replay", metavar="PYTHON")
+    parser.add_argument("--recbole", metavar="PYTHON")
     parser.add_argument("--models", type=listed(tuple(MODELS)), default=list(MODELS))
     backends = ("tensorflow", "jax", "torch")
     parser.add_argument("--backends", type=listed(backends), default=list(backends))
