@@ -1,4 +1,4 @@
-"""What a map may be of: items, or clients of a log of behaviour, with what is known of each.
+"""What a map may be of: items, or products or clients of a log of behaviour, with what is known of each.
 
 Legend: n things, V tokens, D width.
 """
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from zoo.data.behaviour.log import DAY, KINDS
+from zoo.data.behaviour.catalogue import BehaviourCatalogue
+from zoo.data.behaviour.log import DAY, KINDS, NO_CODE
 from zoo.data.behaviour.prepared import BehaviourPrepared
 from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import Dataset
@@ -60,8 +61,7 @@ def items(vectors: np.ndarray, catalogue: Catalogue, dataset: Dataset) -> Subjec
         catalogue: of the model.
         dataset: what is known of the items; those it does not know are on the map without features.
     """
-    tokens = np.flatnonzero((vectors != 0).any(axis=1))
-    tokens = tokens[tokens >= NUM_SPECIALS]
+    tokens, notes = _learned(vectors)
     found = catalogue.items.encode(dataset.items.ids)
     row = np.full(catalogue.items.size, -1)
     row[found] = np.arange(len(found))
@@ -80,10 +80,38 @@ def items(vectors: np.ndarray, catalogue: Catalogue, dataset: Dataset) -> Subjec
             if any(isinstance(value, list) for value in own):
                 first_labels[name] = _texts(v[0] if isinstance(v, list) and v else v or None for v in own)
     columns[POPULARITY] = catalogue.item_counts[tokens].astype(np.float64)
-    without = len(catalogue.items.ids) - len(tokens)
-    notes = (f"{without:,} items of which the model learned nothing are left out.",) if without else ()
     ids = catalogue.items.decode(tokens)
     return Subject("item", dataset.name, ids, vectors[tokens], columns, first_labels, notes=notes)
+
+
+def products(vectors: np.ndarray, catalogue: BehaviourCatalogue, data: str) -> Subject:
+    """Products of a log of behaviour of which a model learned something.
+
+    Args:
+        vectors: (V, D) float32 by token.
+        catalogue: of the model.
+        data: what the log is called.
+    """
+    tokens, notes = _learned(vectors)
+    category, price = catalogue.category[tokens], catalogue.price[tokens].astype(np.float64)
+    names = catalogue.categories.decode(category).astype(object)
+    names[category == UNKNOWN] = None
+    columns = {
+        "category": _texts(names.tolist()),
+        "price bucket": np.where(price == NO_CODE, np.nan, price),
+        POPULARITY: catalogue.item_counts[tokens].astype(np.float64),
+        "purchases": catalogue.buy_counts[tokens].astype(np.float64),
+    }
+    return Subject("item", data, catalogue.items.decode(tokens), vectors[tokens], columns, notes=notes)
+
+
+def _learned(vectors: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Tokens of items with a vector, and a sentence on the others, if there are any."""
+    learned = (vectors != 0).any(axis=1)
+    learned[:NUM_SPECIALS] = False
+    without = len(vectors) - NUM_SPECIALS - int(learned.sum())
+    notes = (f"{without:,} items of which the model learned nothing are left out.",) if without else ()
+    return np.flatnonzero(learned), notes
 
 
 def clients(vectors: np.ndarray, prepared: BehaviourPrepared, window_days: int) -> Subject:

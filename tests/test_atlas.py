@@ -18,7 +18,8 @@ import main
 from config import AtlasConfig, ConfigError, SampleConfig
 from eda import atlas, atlas_page, atlas_subjects, projection
 from zoo import artifacts
-from zoo.data.behaviour.log import DAY, KINDS
+from zoo.data.behaviour import catalogue as catalogue_of_behaviour
+from zoo.data.behaviour.log import BUY, DAY, KINDS, WITH_PRODUCT
 from zoo.data.behaviour.sources import sample
 from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError, Dataset, Entities, Events
@@ -283,6 +284,22 @@ def test_four_hundred_and_fifty_thousand_items_in_a_page():
     assert time.perf_counter() - started < 30  # 4 s on a quiet machine
     assert len(page) < 20e6
     assert "150,000 of the items are drawn" in page
+
+
+def test_products_of_a_behaviour_log_are_known_by_the_catalogue():
+    log = sample.read(SampleConfig(num_users=80, num_items=40, num_days=60, events_per_user=12))
+    known = catalogue_of_behaviour.count(log.at(log.end, np.arange(len(log.clients))), 5)
+    vectors = np.ones((known.items.size, 4), np.float32)
+    vectors[-1] = 0
+    subject = atlas_subjects.products(vectors, known, "shop")
+    assert len(subject.ids) == len(known.items.ids) - 1 and subject.notes[0].startswith("1 items of which")
+    row = int(known.buy_counts.argmax()) - NUM_SPECIALS
+    product = log.products.ids.tolist().index(subject.ids[row])
+    assert subject.columns["category"][row] == str(log.categories[log.products.category[product]])
+    assert subject.columns["price bucket"][row] == log.products.price[product]
+    mine = (log.kind <= max(WITH_PRODUCT)) & (log.ref == product)
+    assert subject.columns[atlas_subjects.POPULARITY][row] == mine.sum()
+    assert subject.columns["purchases"][row] == (mine & (log.kind == BUY)).sum() > 0
 
 
 # -------------------------------------------------------------------------------------------- the command line

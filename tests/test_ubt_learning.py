@@ -274,7 +274,11 @@ def test_the_command_line_recommends_what_was_learned(tmp_path, monkeypatch, cap
     assert main.main(["train_validation_model", *arguments, f"{shop},task_weights=churn:1"]) == 0
     assert main.main(["compute_predictions", "--run-dir", "run"]) == 2
     assert "learned neither products nor categories" in capsys.readouterr().err
+    assert main.main(["plot_item_atlas", "--run-dir", "run"]) == 2
+    assert "learned nothing of single products; give it the task sku" in capsys.readouterr().err
     assert main.main(["train_validation_model", *arguments, f"{shop},task_weights=sku:1"]) == 0
     assert main.main(["compute_predictions", "--run-dir", "run", "--override", "num_recommendations=3"]) == 0
     lists = json.loads((tmp_path / "run" / "recommendations.json").read_text())
     assert {len(ranked) for ranked in lists.values()} == {3}
+    assert main.main(["plot_item_atlas", "--run-dir", "run"]) == 0
+    assert "coloured by category" in (tmp_path / "run" / "item_atlas.html").read_text()

@@ -162,8 +162,10 @@ def plot_item_atlas(options: Namespace) -> None:
 
     run, config = _load_run(options)
     if of_behaviour(run.name):
-        raise ConfigError(f"{run.name} learns from behaviour: plot_client_atlas draws its clients")
-    subject = atlas_subjects.items(run.item_vectors(), run.catalogue, _read(config))
+        vectors = behaviour.product_vectors(run)
+        subject = atlas_subjects.products(vectors, run.catalogue, Path(config.data.path).name)
+    else:
+        subject = atlas_subjects.items(run.item_vectors(), run.catalogue, _read(config))
     page = draw(subject, run.name, config.atlas, config.seed, run_dir(options))
     print(f"atlas: {page}, item_atlas_2d.png and item_atlas_3d.png")
 

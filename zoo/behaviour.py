@@ -134,6 +134,19 @@ def export(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     print(f"embeddings of {len(ids):,} clients: {directory}")
 
 
+def product_vectors(run: artifacts.Run) -> np.ndarray:
+    """(V, D) float32 vectors of the products, by token.
+
+    Raises:
+        ConfigError: the model learns none, or was not asked to.
+    """
+    if not isinstance(run.model, Recommender):
+        raise ConfigError(f"{run.name} learns nothing of single products: plot_client_atlas draws its clients")
+    if not (vectors := run.item_vectors()).any():
+        raise ConfigError(f"{run.directory}: learned nothing of single products; give it the task sku")
+    return vectors
+
+
 def draw_clients(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     """A map of the clients whom the log's owner asks for."""
     from eda import atlas_subjects
