@@ -1,4 +1,4 @@
-"""Seconds and memory of a training epoch: the zoo's against RecTools and RePlay, same events, same settings.
+"""Seconds and memory of a training epoch: the zoo's against RecTools, RePlay and RecBole, same events and settings.
 
     OMP_NUM_THREADS=2 python -m benchmarks.peers FILE [--rectools PYTHON] [--replay PYTHON] [--recbole PYTHON]
         [--models sasrec,sasrec-sampled,sasrec-bfloat16,sasrec-50,bert4rec,hstu] [--backends tensorflow,jax,torch]
