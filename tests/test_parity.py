@@ -29,6 +29,7 @@ STEPS = 30
 VARIANTS = {
     # In front of a batch norm a bias has no gradient but rounding, of which Adam makes steps.
     "behav_e": ("behav_e", ["norm=layer"]),
+    "cross_domain": ("cross_domain", ["representation_negatives=16"]),  # sampled, as among many items
     "gru4rec_actions": ("gru4rec", ["use_actions=true,query_action=true,action_order=view,cart,buy"]),
     "sasrec_relative": ("sasrec", ["relative_bias=true,num_heads=2,block=original"]),
     "bert4rec_relative": ("bert4rec", ["relative_bias=true"]),
