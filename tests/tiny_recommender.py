@@ -16,6 +16,7 @@ from zoo import backends, training
 from zoo.data import splits
 from zoo.data.catalogue import prepare
 from zoo.data.dataset import Dataset, Entities, Events
+from zoo.data.loaders.loader import Loader
 from zoo.recommender import Recommender
 from zoo.registry import ModelSpec, Stage
 
@@ -29,7 +30,7 @@ class TinyConfig(ModelConfig):
 
 
 class TinyLoader(keras.utils.PyDataset):
-    """Random histories and targets: batch i is a pure function of (seed, epoch, i)."""
+    """Random histories and targets: batch i is a pure function of (seed, epoch, i) and of what is known."""
 
     steps = 5
 
@@ -39,6 +40,7 @@ class TinyLoader(keras.utils.PyDataset):
         super().__init__(workers=config.train.workers)
         self.catalogue, self.config, self.epoch = catalogue, config, 0
         self.asked = []
+        self.known = int(histories.item.sum())  # what batches depend on
 
     def set_epoch(self, epoch):
         self.epoch = epoch
@@ -48,7 +50,7 @@ class TinyLoader(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         self.asked.append((self.epoch, index))
-        rng = np.random.default_rng([self.config.seed, self.epoch, index])
+        rng = np.random.default_rng([self.config.seed, self.epoch, index, self.known])
         size, items = self.config.train.batch_size, self.catalogue.items.size
         history = rng.integers(3, items, (size, LENGTH)).astype("int32")
         target = np.where(history[:, -1] + 1 < items, history[:, -1] + 1, 3).astype("int32")
@@ -56,6 +58,8 @@ class TinyLoader(keras.utils.PyDataset):
         if (self.epoch, index) == (self.config.model.poison_epoch, self.config.model.poison_batch):
             weight[:] = np.nan
         return {"history": history}, target, weight
+
+    anybody = staticmethod(Loader.anybody)
 
     @staticmethod
     def inputs(histories, catalogue, model_config):
@@ -71,6 +75,7 @@ class TinyRecommender(Recommender):
         self.norm = keras.layers.BatchNormalization(name="norm")
         self.dropout = keras.layers.Dropout(config.dropout, name="dropout")
         self.out = keras.layers.Dense(DIM, name="out")
+        self.build_weights()
 
     def call(self, x, training=False):
         hidden = self.out(ops.mean(self.item_embedding(x["history"]), axis=1))
@@ -104,12 +109,19 @@ class TinyScore(keras.callbacks.Callback):
             logs[self.name] = float(np.abs(weights).mean())
 
 
+def louder_half(model, histories):
+    """The histories whose items' vectors, frozen by then, are longest."""
+    length = np.abs(keras.ops.convert_to_numpy(model.item_embedding.embeddings)).sum(axis=1)
+    sums = np.add.reduceat(length[histories.item], histories.offsets[:-1])
+    return histories.take(np.sort(np.argsort(-sums)[: len(sums) // 2]))
+
+
 SPEC = ModelSpec(model=TinyRecommender, stages=(Stage(name="main", loader=TinyLoader),), presets={})
 TWO_STAGES = ModelSpec(
     model=TinyRecommender,
     stages=(
         Stage(name="pretrain", loader=TinyLoader),
-        Stage(name="finetune", loader=TinyLoader, frozen=lambda _: ("item_embedding",)),
+        Stage(name="finetune", loader=TinyLoader, frozen=lambda _: ("item_embedding",), prepare=louder_half),
     ),
     presets={},
 )

@@ -193,7 +193,7 @@ class UBT(Recommender):
             name="encoder",
         )
         self.drop = Dropout(config.dropout)
-        self.user = keras.layers.Dense(config.user_dim, activation="silu", name="user")
+        self.user = keras.layers.Dense(config.user_dim, name="user")
         self.tasks = tuple(task for task in TASKS if config.task_weights.get(task))
         # What is compared with u by inner products needs no bias: what all labels have alike moves no softmax.
         user, buckets = config.user_dim, config.price_loss == "buckets"
