@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.process import measured
 from benchmarks.record import write_record
 from config import BehaviourConfig, DataConfig, SampleConfig
 
@@ -87,9 +87,7 @@ def main() -> None:
             make(files, events)
             row["parquet_mib"] = sum(file.stat().st_size for file in files.iterdir()) // 2**20
             for state in ("read", "cached"):
-                command = [sys.executable, "-m", "benchmarks.behaviour_loading", "--measure", str(files), str(cache)]
-                output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-                row[state] = json.loads(output.splitlines()[-1])
+                row[state] = measured("behaviour_loading", "--measure", files, cache)
         imports, log = row["read"][:2]
         row["million_events_per_second"] = round(events / 1e6 / (log["seconds"] - imports["seconds"]), 2)
         results.append(row)

@@ -11,15 +11,14 @@ step took 7.8 s on two cores. `step` runs on each backend, in a process of its o
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
+from benchmarks.process import measured
 from benchmarks.record import write_record
 from config import BehaviourConfig, RunConfig, override
 
@@ -172,11 +171,7 @@ def main() -> None:
     else:
         results, title = [], "behaviour_step"
         for name in plain[0].split(",") if plain else ["jax", "tensorflow", "torch"]:
-            command = [sys.executable, "-m", "benchmarks.behaviour_speed", "step", *knobs, "--child"]
-            done = subprocess.run(command, env=os.environ | {"KERAS_BACKEND": name}, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            results.append(json.loads(done.stdout.splitlines()[-1]))
+            results.append(measured("behaviour_speed", "step", *knobs, "--child", backend=name))
     print(json.dumps(results, indent=2))
     print(write_record(title, results, ("keras", "numpy")))
 

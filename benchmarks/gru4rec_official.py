@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -36,6 +35,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.process import measured
 from benchmarks.record import write_record
 from config import DataConfig, RunConfig, override
 from zoo import artifacts, backends, evaluation, registry, training
@@ -182,14 +182,7 @@ def speed(options: argparse.Namespace) -> None:
                 rows.setdefault("official", []).append(float(re.findall(r"([\d.]+) e/s", said)[-1]))
                 for backend in options.backends.split(","):
                     job = json.dumps([setting, options.file, options.layout, options.sessions])
-                    output = subprocess.run(
-                        [sys.executable, "-m", "benchmarks.gru4rec_official", "--zoo", job],
-                        stdout=subprocess.PIPE,
-                        text=True,
-                        check=True,
-                        env=os.environ | {"KERAS_BACKEND": backend},
-                    ).stdout
-                    rows.setdefault(backend, []).append(float(output.splitlines()[-1]))
+                    rows.setdefault(backend, []).append(measured("gru4rec_official", "--zoo", job, backend=backend))
     table = {
         setting: {name: round(statistics.median(values)) for name, values in rows.items()}
         for setting, rows in found.items()

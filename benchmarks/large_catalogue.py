@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from typing import Any
@@ -98,6 +97,7 @@ def resident() -> int:
 
 
 def main() -> None:
+    from benchmarks.process import measured
     from benchmarks.record import write_record
     from zoo import backends
 
@@ -106,9 +106,7 @@ def main() -> None:
     rows: dict[str, Any] = {}
     for name in asked.split(";"):
         overrides = LOSSES[name]
-        command = [sys.executable, "-m", "benchmarks.large_catalogue", "--child", items, dim, overrides]
-        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        rows[name] = row = json.loads(output.splitlines()[-1])
+        rows[name] = row = measured("large_catalogue", "--child", items, dim, overrides)
         row["times_faster"] = round(next(iter(rows.values()))["step_seconds"] / row["step_seconds"], 1)
         print(f"{name:<32}" + "  ".join(f"{key} {value:,}" for key, value in row.items()), flush=True)
     results = {"items": int(items), "dim": int(dim), "batch": BATCH, "length": LENGTH, "rows": rows}

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
+from benchmarks.process import measured
 from benchmarks.record import write_record
 
 ITEMS, WARM, MEASURED = 50_000, 9, 90
@@ -83,12 +83,8 @@ def main() -> None:
     print(f"{'model':<10}{'backend':<12}" + "".join(f"{what:>12}{'p95':>8}" for what in ("append", "whole", "top ten")))
     for model in models.split(","):
         for backend in backends.split(","):
-            command = [sys.executable, "-m", "benchmarks.latency", "--child", model, *knobs]
-            environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            row = results.setdefault(model, {})[backend] = json.loads(done.stdout.splitlines()[-1])
+            row = measured("latency", "--child", model, *knobs, backend=backend)
+            results.setdefault(model, {})[backend] = row
             numbers = "".join(f"{times['median']:>12.2f}{times['p95']:>8.2f}" for times in row.values())
             print(f"{model:<10}{backend:<12}{numbers}", flush=True)
     print(write_record("latency", results, ("numpy", "keras", "jax", "tensorflow", "torch")))

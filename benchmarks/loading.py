@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.process import measured
 from benchmarks.record import write_record
 from config import DataConfig, RunConfig, SplitConfig
 
@@ -53,8 +53,9 @@ def measure(path: str, cache_dir: str) -> list[dict]:
         numbers = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_gib": round(peak, 2)}
         steps.append({"step": step, **numbers})
 
-    from zoo.data import loaders, sources, splits
+    from zoo.data import sources, splits
     from zoo.data.catalogue import prepare
+    from zoo.data.loaders.pairs import PairLoader
     from zoo.models.two_tower import TwoTowerConfig
 
     after("imports")
@@ -66,7 +67,7 @@ def measure(path: str, cache_dir: str) -> list[dict]:
     after("catalogue, histories")
     _ = split.sha256
     after("sha256 of the split")
-    loader = loaders.PairLoader(prepared.train, prepared.catalogue, RunConfig(model=TwoTowerConfig()))
+    loader = PairLoader(prepared.train, prepared.catalogue, RunConfig(model=TwoTowerConfig()))
     loader.set_epoch(0)
     after("loader")
     loader[0]
@@ -86,9 +87,7 @@ def main() -> None:
         make(path, events, ids)
         results["parquet_mib"] = path.stat().st_size // 2**20
         for state in ("read", "cached"):
-            command = [sys.executable, "-m", "benchmarks.loading", "--measure", str(path), str(Path(folder, "cache"))]
-            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            results[state] = json.loads(output.splitlines()[-1])
+            results[state] = measured("loading", "--measure", path, Path(folder, "cache"))
     print(f"{events:,} events, {ids} ids, {results['parquet_mib']:,} MiB of Parquet")
     print(f"{'':24}" + 2 * f"{'seconds':>10}{'cpu':>8}{'peak GiB':>10}")
     for first, second in zip(results["read"], results["cached"], strict=True):

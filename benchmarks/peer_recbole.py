@@ -10,6 +10,7 @@ better part of an hour: its first `BATCHES` batches are timed, and their time is
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -80,6 +81,7 @@ def main() -> None:
     last = events.groupby("user_id:token").tail(1)
     events = pd.concat([events, *(last.assign(**{"timestamp:float": len(events) + i}) for i in (0, 1))])
     with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # it leaves logs where it is
         Path(folder, "log").mkdir()
         events.to_csv(Path(folder, "log", "log.inter"), sep="\t", index=False)
         config = configuration(job, folder)

@@ -15,13 +15,13 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
+from benchmarks.process import measured
 from benchmarks.record import write_record
 
 BASE = {"length": 100, "items": 4_000, "batch": 64}
@@ -119,15 +119,6 @@ def exponent(points: dict[str, float]) -> float:
     return round(float(np.polyfit(x, y, 1)[0]), 2)
 
 
-def run(backend: str, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.scaling", "--child", *options]
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     given = [option for option in sys.argv[1:] if "=" not in option]
     knobs = ",".join(option for option in sys.argv[1:] if "=" in option)
@@ -137,11 +128,10 @@ def main() -> None:
     results: dict[str, Any] = {}
     print(f"{'model':<10}{'backend':<12}{'by':<8}{'exponent':>9}{'expected':>9}  milliseconds")
     for model in models.split(","):
-        operations = run("torch", model, knobs, "count")
+        operations = measured("scaling", "--child", model, knobs, "count", backend="torch")
         expected = {axis: exponent(points) for axis, points in operations.items()} | {"users": 1.0}
         for backend in backends.split(","):
-            measured = run(backend, model, knobs)
-            for axis, points in measured.items():
+            for axis, points in measured("scaling", "--child", model, knobs, backend=backend).items():
                 slope = exponent(points)
                 row = {"milliseconds": points, "exponent": slope, "expected": expected[axis]}
                 results.setdefault(model, {}).setdefault(backend, {})[axis] = row

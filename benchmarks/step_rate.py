@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
+from benchmarks.process import measured
 from benchmarks.record import write_record
 
 KNOBS: dict[str, str] = {
@@ -89,15 +89,6 @@ def child(file: str, name: str, layout: str, knobs: str, count: bool) -> dict[st
     return row
 
 
-def run(backend: str, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.step_rate", "--child", *options]
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     if not 3 <= len(sys.argv) <= 6:
         raise SystemExit(__doc__)
@@ -106,10 +97,11 @@ def main() -> None:
     results: dict[str, Any] = {}
     rates = []
     for model in models.split(","):
-        operations = run("torch", file, model, layout, knobs, "count")["operations"]
+        options = ("--child", file, model, layout, knobs)
+        operations = measured("step_rate", *options, "count", backend="torch")["operations"]
         for backend in backends.split(","):
             rates.append(matrix_rate())
-            results.setdefault(model, {})[backend] = run(backend, file, model, layout, knobs) | {
+            results.setdefault(model, {})[backend] = measured("step_rate", *options, backend=backend) | {
                 "operations": operations,
                 "rate": round(rates[-1]),
             }
@@ -127,7 +119,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        measured = child(*sys.argv[2:6], count=sys.argv[6:7] == ["count"])  # type: ignore[misc]
-        print(json.dumps(measured))
+        print(json.dumps(child(*sys.argv[2:6], count=sys.argv[6:7] == ["count"])))  # type: ignore[misc]
     else:
         main()

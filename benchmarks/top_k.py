@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
 
+from benchmarks.process import measured
 from benchmarks.record import write_record
 
 LIBRARIES = ("zoo", "faiss", "implicit")
@@ -64,14 +64,12 @@ def main() -> None:
     rounds: dict[str, list[dict[str, float]]] = {library: [] for library in LIBRARIES}
     for _ in range(num_rounds):
         for library in LIBRARIES:
-            command = [sys.executable, "-m", "benchmarks.top_k", "--child", library, str(users), str(items)]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            rounds[library].append(json.loads(output.splitlines()[-1]))
+            rounds[library].append(measured("top_k", "--child", library, users, items))
     print(f"{users:,} users x {items:,} items x {DIM}, top {K}, median of {num_rounds}")
     print(f"{'library':<10}{'wall s':>9}{'processor s':>13}{'same':>7}")
     results = {"users": users, "items": items, "dim": DIM, "k": K, "rounds": rounds}
-    for library, measured in rounds.items():
-        median = {key: round(statistics.median(row[key] for row in measured), 3) for key in measured[0]}
+    for library, rows in rounds.items():
+        median = {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
         results[library] = median
         print(f"{library:<10}{median['wall']:>9.2f}{median['processor']:>13.2f}{median['same']:>7.2f}")
     print(write_record("top_k", results, ("numpy", "faiss", "implicit")))
