@@ -154,6 +154,16 @@ def test_a_mistyped_model_is_told_before_keras_is_imported():
     assert result.returncode == 0 and result.stderr == "error: --model sasrecc: unknown; did you mean 'sasrec'?\n"
 
 
+def test_what_the_readme_shows_and_links_is_published():
+    published = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    if not published:
+        pytest.skip("no checkout of git: what is published cannot be told")
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert "figures/benchmarks.png" in links
+    missing = [link for link in links if not any(f"{file}/".startswith(f"{link.rstrip('/')}/") for file in published)]
+    assert not missing, f"README.md leads to what is not published: {missing}"
+
+
 def test_no_path_of_a_machine():
     found = [
         p.relative_to(ROOT)
