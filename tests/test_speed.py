@@ -15,15 +15,21 @@ from zoo.data.vocabulary import NUM_SPECIALS, Vocabulary
 from zoo.streaming import Stream
 
 
-def seconds(run, repeats=5):
-    """The best of some runs, after one that compiles."""
-    run()
-    best = np.inf
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - started)
-    return best
+def times_faster(quick, slow, wanted, rounds=12):
+    """How many times faster `quick` is than `slow`, the best run of each, in turns, until `wanted` is reached.
+
+    Each runs once before, which compiles. Busy neighbours slow down one run or another, of all hardly the best.
+    """
+    best = {quick: np.inf, slow: np.inf}
+    quick(), slow()
+    for _ in range(rounds):
+        for run in best:
+            started = time.perf_counter()
+            run()
+            best[run] = min(best[run], time.perf_counter() - started)
+        if best[slow] > wanted * best[quick]:
+            break
+    return best[slow] / best[quick]
 
 
 def log(lengths, num_items=300):
@@ -73,12 +79,12 @@ def test_the_output_layer_in_chunks_costs_no_more_than_all_at_once():
         rng.integers(0, items, rows).astype(np.int32),
         np.ones(rows, np.float32),
     )
-    taken = {}
-    for plain in (True, False):
+    steps = []
+    for plain in (False, True):
         model = Scores(items, dim, plain)
         model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=backends.name() == "jax")
-        taken[plain] = seconds(lambda model=model: model.train_on_batch(*batch))
-    assert taken[False] < 1.5 * taken[True], taken
+        steps.append(lambda model=model: model.train_on_batch(*batch))
+    assert times_faster(*steps, wanted=1 / 1.5) > 1 / 1.5
 
 
 def test_packed_rows_cost_their_events():
@@ -105,21 +111,20 @@ def test_batches_are_made_without_a_loop_over_users():
             rows.append((item, target, np.arange(50)))
         return [np.stack(column) for column in zip(*rows, strict=True)]
 
-    assert 2 * seconds(lambda: loader[0]) < seconds(loop)
+    assert times_faster(lambda: loader[0], loop, wanted=2) > 2
 
 
 def test_an_appended_event_costs_less_than_its_history():
     histories, catalogue = log(np.full(64, 180))
     _, model = sasrec(catalogue, "max_length=200", "embedding_dim=64")
-    whole = seconds(lambda: model.vectors(histories, batch_size=64), repeats=3)
     stream = Stream(model, histories)
-    appended = seconds(lambda: stream.append(np.full(64, NUM_SPECIALS)), repeats=3)
-    assert 2 * appended < whole, (appended, whole)
+    append, read = lambda: stream.append(np.full(64, NUM_SPECIALS)), lambda: model.vectors(histories, batch_size=64)
+    assert times_faster(append, read, wanted=2) > 2
 
 
 def test_a_step_of_touched_items_does_not_grow_with_the_catalogue():
-    taken = {}
-    for items in (2_000, 400_000):
+    steps = []
+    for items in (400_000, 2_000):
         histories, catalogue = log(np.full(32, 20), items)
         knobs = ("max_length=20", "loss=sampled_softmax,num_negatives=64,touched_items=true", "train.batch_size=32")
         config, model = sasrec(catalogue, *knobs)
@@ -129,5 +134,5 @@ def test_a_step_of_touched_items_does_not_grow_with_the_catalogue():
         model(batch[0])
         optimizer = training.make_optimizer(config.train, 1e-3, model.trainable_variables, [model.item_id])
         model.compile(optimizer=optimizer, jit_compile=backends.name() == "jax")
-        taken[items] = seconds(lambda model=model, batch=batch: model.train_on_batch(*batch))
-    assert taken[400_000] < 3 * taken[2_000], taken
+        steps.append(lambda model=model, batch=batch: model.train_on_batch(*batch))
+    assert times_faster(*steps, wanted=1 / 3) > 1 / 3
