@@ -4,8 +4,8 @@
     python -m benchmarks.behaviour FILE [--days 28] [--seeds 3] [--probe linear]  a log of behaviour, e.g. Online Retail
 
 Each entry is trained on what lies before two windows of targets; a probe learns from the first window and is measured
-on the second. Rows are means over seeds (of the data, too, with `sample`). `rfm` is logistic regression on recency,
-frequency and money (price buckets) with their squares, fitted by Newton's method, in place of vectors and probe.
+on the second. Rows are means over seeds (of the data, too, with `sample`). Of a file `rfm` is there, too: recency,
+frequency and money (price buckets) with their squares, by `--probe linear` read by logistic regression.
 Results are kept after each seed, vectors in runs/quality; a call goes on where one stopped, and another probe judges
 the vectors that are there.
 """
@@ -67,8 +67,8 @@ def vectors(name: str, preset: str, prepared: BehaviourPrepared, seed: int, fold
     return result, seconds
 
 
-def rfm(prepared: BehaviourPrepared, tasks: dict[str, labels.Task]) -> dict[str, dict[str, float]]:
-    """Scores of logistic regression, by task."""
+def rfm(prepared: BehaviourPrepared) -> np.ndarray:
+    """(n, 6) recency, frequency and money of what clients bought, as logarithms, and their squares."""
     assert prepared.windows is not None
     log, clients = prepared.log, prepared.log.relevant()
     known = log.at(prepared.windows.start, clients)
@@ -81,29 +81,8 @@ def rfm(prepared: BehaviourPrepared, tasks: dict[str, labels.Task]) -> dict[str,
     money = np.bincount(owner, np.maximum(log.products.price[log.ref[index]], 0), len(clients))
     recency = np.log1p((prepared.windows.start - last) / DAY)
     columns = np.stack([recency, np.log1p(count), np.log1p(money)], axis=1)
-    columns = np.concatenate([columns, columns**2], axis=1)
     columns = (columns - columns.mean(axis=0)) / (columns.std(axis=0) + 1e-9)
-    x = np.concatenate([columns, np.ones((len(columns), 1))], axis=1)
-    scores = {}
-    for name, task in tasks.items():
-        rows = task.clients
-        logits = np.stack([x[rows] @ logistic(x[rows], y) for y in task.train[rows].T], axis=1)
-        scores[name] = judging.score(task, logits.astype(np.float32))
-    return scores
-
-
-def logistic(x: np.ndarray, y: np.ndarray, penalty: float = 1.0) -> np.ndarray:
-    """(D,) weights of logistic regression with a ridge of `penalty`, by Newton's method."""
-    weights = np.zeros(x.shape[1])
-    for _ in range(25):
-        share = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        gradient = x.T @ (share - y) + penalty * weights
-        curvature = (x * (share * (1 - share))[:, None]).T @ x + penalty * np.eye(x.shape[1])
-        step = np.linalg.solve(curvature, gradient)
-        weights -= step
-        if np.abs(step).max() < 1e-6:
-            break
-    return weights
+    return np.concatenate([columns, columns**2], axis=1).astype(np.float32)
 
 
 def measure(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, Any]:
@@ -129,15 +108,11 @@ def measure(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, A
     entries = {title: (ids, array) for title, array in found.items() if title != "stats"}
     for title, parts in MERGES.items():
         entries[title] = (ids, merging.merge([(ids, found[part]) for part in parts], ids))
+    if options.data != "sample":
+        entries["rfm"] = (ids, rfm(prepared))
     config = JudgeConfig(probe=options.probe)
     table = judging.judge(log, prepared.windows, rows, entries, config, behaviour.num_labels, seed)
-    result = {"rows": table.rows, "paired": table.paired, "notes": table.notes, "seconds": seconds}
-    if options.data != "sample":
-        tasks = labels.tasks(log, rows, prepared.windows, behaviour.num_labels)
-        measured = set(table.rows["stats"]["tasks"])
-        own = rfm(prepared, {name: task for name, task in tasks.items() if name in measured})
-        table.rows["rfm"] = {"tasks": own, "mean": float(np.mean([one["score"] for one in own.values()]))}
-    return result
+    return {"rows": table.rows, "paired": table.paired, "notes": table.notes, "seconds": seconds}
 
 
 def main() -> None:
