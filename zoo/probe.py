@@ -22,6 +22,7 @@ NUM_BLOCKS = 3
 EPSILON = 1e-5  # of the layer norms; Keras has another default
 PREDICTED = 1024  # clients that are predicted at once
 PENALTIES = (100_000.0, 30_000.0, 10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)  # of the linear probe
+WORSE = 1.05  # how much its loss may rise before it falls again; laxer ridges take longest, and overfit wide vectors
 ITERATIONS = 200  # of its optimizer, at most
 
 
@@ -136,11 +137,13 @@ class LinearProbe:
         learned = x[~held], y[~held]
         weights = best = np.zeros((x.shape[1] + 1, y.shape[1]))
         least, chosen = np.inf, PENALTIES[0]
-        for penalty in PENALTIES:  # from the strictest, each from where the last one ended; the loss may rise and fall
+        for penalty in PENALTIES:  # from the strictest, each from where the last one ended
             weights = _logistic(*learned, penalty, weights)
             loss = _logistic_loss(weights, x[held], y[held])[0]
             if loss < least:
                 least, chosen, best = loss, penalty, weights
+            elif loss > WORSE * least:
+                break
         after(_linear(x, _logistic(x, y, chosen, best)))
 
 
