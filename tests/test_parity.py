@@ -131,8 +131,8 @@ def test_agrees_with_the_reference(name):
         assert set(mine) == set(golden)
         for key, value in mine.items():
             scale = np.abs(golden[key]).max()
-            # Adam divides by the size of gradients: the rounding of small ones, added up in any order, moves weights.
-            near = 5e-4 if "weight " in key else 1e-4
+            # Adam divides by the size of gradients: rounding of UBT's small ones, added up in any order, moves weights.
+            near = 5e-4 if name == "ubt" and key.startswith("weight ") else 1e-4
             np.testing.assert_allclose(value, golden[key], rtol=near, atol=near * scale + 1e-8, err_msg=key)
 
 
