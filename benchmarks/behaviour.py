@@ -7,7 +7,7 @@ Each entry is trained on what lies before two windows of targets; a probe learns
 on the second. Rows are means over seeds (of the data, too, with `sample`). Of a file `rfm` is there, too: recency,
 frequency and money (price buckets) with their squares, by `--probe linear` read by logistic regression.
 Results are kept after each seed, vectors in runs/quality; a call goes on where one stopped, and another probe judges
-the vectors that are there.
+the vectors that are there: after a change of a model's code, delete them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def vectors(name: str, preset: str, prepared: BehaviourPrepared, seed: int, fold
     """(vectors of the clients asked for, seconds of training); those of an earlier call, if its recipe was this one."""
     spec = registry.get(name)
     config = override(spec.preset(preset), [f"seed={seed}"])
-    data = prepared.log.summary() + (prepared.windows.summary() if prepared.windows else "")
+    assert prepared.windows is not None
+    data = prepared.log.summary() + prepared.windows.summary()
     recipe = hashlib.sha256((config.model_dump_json() + data).encode()).hexdigest()[:12]
     kept = folder / f"vectors_{recipe}.npz"
     if kept.exists():
