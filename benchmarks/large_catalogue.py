@@ -34,11 +34,9 @@ def child(items: int, dim: int, overrides: str) -> None:
     memory.keep_freed(os.environ["KERAS_BACKEND"])  # as main.py does, before the backend's threads begin
     import keras
 
+    from benchmarks.scaling import prepared_log
     from config import RunConfig, TrainConfig, override
     from zoo import artifacts, backends, training
-    from zoo.data import splits
-    from zoo.data.catalogue import prepare
-    from zoo.data.dataset import Dataset, Entities, Events
     from zoo.data.loaders.sequences import NextItemLoader
     from zoo.layers.embedding import RowEmbedding
     from zoo.models.sasrec import SASRecConfig
@@ -48,16 +46,7 @@ def child(items: int, dim: int, overrides: str) -> None:
     config = RunConfig(model=SASRecConfig(**knobs), train=TrainConfig(batch_size=BATCH))
     config = override(config, [overrides] if overrides else [])
     backends.configure(config.train)
-    rng = np.random.default_rng(0)
-    users = -(-items // (LENGTH + 1))
-    item = np.concatenate([rng.permutation(items), rng.integers(0, items, users * (LENGTH + 1) - items)])
-    log = Dataset(
-        Events(np.repeat(np.arange(users, dtype=np.int32), LENGTH + 1), item.astype(np.int32)),
-        Entities(np.arange(users)),
-        Entities(np.arange(items)),
-        clock="order",
-    )
-    prepared = prepare(splits.everything(log))
+    prepared = prepared_log(max(STEPS * BATCH, USERS), LENGTH, items)
     loader = NextItemLoader(prepared.train, prepared.catalogue, config)
     loader.set_epoch(0)
     model = artifacts.build("sasrec", config, prepared.catalogue)

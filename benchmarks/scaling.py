@@ -44,7 +44,7 @@ def child(name: str, knobs: str, count: bool) -> dict[str, Any]:
 
 
 def prepared_log(users: int, length: int, items: int) -> Any:
-    """Histories of `length` + 1 events, in which every item occurs."""
+    """Histories of `length` + 1 events, of `users` or of as many more as it takes for every item to occur."""
     from zoo.data import splits
     from zoo.data.catalogue import prepare
     from zoo.data.dataset import Dataset, Entities, Events
