@@ -75,6 +75,28 @@ def test_items_of_the_same_id_start_alike_and_others_at_random(tmp_path, name, c
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "tables", "knobs"),
+    [
+        ("gru4rec", ["item_id", "input_id"], "constrained_embedding=false"),
+        ("two_tower", ["item_id", "history_id"], "max_length=8,shared_items=false"),
+        ("cross_domain", ["user_items"], "num_blocks=1"),
+    ],
+)
+def test_every_table_of_items_starts_with_them(tmp_path, name, tables, knobs):
+    split = splits.leave_one_out(sources.load(RunConfig().data, SAMPLE, 0))
+    if name == "cross_domain":
+        split = splits.split(split.dataset, registry.get(name).preset("tiny").split, 0)
+    source = saved(tmp_path, "item2vec", split, embedding_dim=16)
+    _, model = fresh(name, prepare(split), f"embedding_dim=16,{knobs}")
+    initial_items.start_from(tmp_path, model, prepare(split))
+    for each in tables:
+        rows = keras.ops.convert_to_numpy(getattr(model, each).table)[NUM_SPECIALS:]
+        wanted = source.model.item_vectors()[NUM_SPECIALS:][: len(rows)]
+        np.testing.assert_allclose(cosine(rows, wanted), 1, rtol=1e-5)
+
+
+@pytest.mark.once
 def test_a_bias_is_no_part_of_a_vector(tmp_path):
     split = splits.leave_one_out(shop())
     source = saved(tmp_path, "two_tower", split, item_bias="true")

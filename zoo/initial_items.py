@@ -1,4 +1,4 @@
-"""Initial items: another run's item vectors as the start of a model's item table (`train.initial_items`)."""
+"""Initial items: another run's item vectors as the start of a model's item tables (`train.initial_items`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.recommender import UserEncoder
 
 
 def start_from(directory: Path, model: UserEncoder, prepared: Prepared) -> None:
-    """Starts the item table of `model`, its layer `item_id`, with the item vectors of a run; says how many.
+    """Starts the item tables of `model`, its layers `item_tables`, with the item vectors of a run; says how many items.
 
     Items are the same where their external ids are. Those without a vector there keep their random start. The vectors
     are scaled, all by one factor, to the length of the random start on average: which way they point is what they
@@ -41,26 +41,29 @@ def start_from(directory: Path, model: UserEncoder, prepared: Prepared) -> None:
         raise ConfigError(f"{knob}: trained on everything, the test part included; give its validation run")
     if not everything and run.info["split_sha256"] != prepared.split.sha256:
         print(f"warning: {knob}: trained on another split than this; what is tested here may lie in its training data")
-    layer = getattr(model, "item_id", None)
-    if not isinstance(layer, IdEmbedding):
+    layers = [getattr(model, name, None) for name in getattr(model, "item_tables", ())]
+    tables = {id(layer): layer for layer in layers if isinstance(layer, IdEmbedding)}  # one may have two names
+    if not tables:
         raise ConfigError(f"{knob}: {type(model).__name__} has no item table that could start with it")
     vectors = run.item_vectors()
-    if vectors.shape[1] != layer.dim:
-        raise ConfigError(
-            f"{knob}: its item vectors have width {vectors.shape[1]}, the item table of {type(model).__name__} has "
-            f"{layer.dim}; make them equal (model.embedding_dim)"
-        )
+    for layer in tables.values():
+        if vectors.shape[1] != layer.dim:
+            raise ConfigError(
+                f"{knob}: its item vectors have width {vectors.shape[1]}, the item table of {type(model).__name__} has "
+                f"{layer.dim}; make them equal (model.embedding_dim)"
+            )
     items = model.catalogue.items
     start = run.catalogue.items.encode(items.ids[: items.num_trained])
     vectors = vectors[start]
     learned = (start != UNKNOWN) & vectors.any(axis=1)
     if not learned.any():
         raise ConfigError(f"{knob}: it has a vector of none of the {items.num_trained:,} items here; give another run")
-    table = ops.convert_to_numpy(layer.table).copy()
-    random = table[NUM_SPECIALS:]
-    scale = _mean_square(random) / _mean_square(vectors[learned])
-    random[learned] = vectors[learned] * scale**0.5
-    layer.table.assign(table)
+    for layer in tables.values():
+        table = ops.convert_to_numpy(layer.table).copy()
+        random = table[NUM_SPECIALS:]
+        scale = _mean_square(random) / _mean_square(vectors[learned])
+        random[learned] = vectors[learned] * scale**0.5
+        layer.table.assign(table)
     count = np.count_nonzero(learned)
     print(f"{count:,} of {items.num_trained:,} items start with the vectors of {run.name} of {directory}")
 

@@ -117,6 +117,8 @@ class Recommender(UserEncoder, Scorer):
     evaluation, top-k, export and any nearest-neighbour index agree by construction.
     """
 
+    item_tables: ClassVar[tuple[str, ...]] = ("item_id",)  # layers that `train.initial_items` starts, where they exist
+
     @abc.abstractmethod
     def item_embeddings(self) -> Any:
         """(V, D) a vector per token, specials included, a backend tensor."""

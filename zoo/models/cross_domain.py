@@ -130,6 +130,7 @@ class CrossDomain(Recommender):
     """
 
     loader = DomainLoader
+    item_tables = ("user_items",)
 
     def __init__(self, config: CrossDomainConfig, catalogue: Catalogue, **kwargs: Any):
         super().__init__(config, catalogue, **kwargs)
@@ -277,8 +278,7 @@ class CrossDomain(Recommender):
         events = ops.where(own[..., None], self.embed_items(x["item"]) + self._masks(x["item"], 1), asking)
         read = ops.logical_or(own[:, None, :], ops.eye(length, dtype="bool")[None])  # these events, and itself
         seen = ops.logical_and(visible(x["segment"], self.config.causal), read)
-        bias, gaps = hiding(seen, events.dtype), "latest" in inputs
-        states = self.recommender(events, x["aim"], bias, gaps=gaps, training=training)
+        states = self.recommender(events, x["aim"], hiding(seen, events.dtype), "latest" in inputs, training=training)
         state = _at(states, latest)
         if self.gate is None:
             return state

@@ -51,13 +51,14 @@ class GRU4Rec(SequentialRecommender):
     """Gated recurrent units over the events of a history.
 
     `training=session_parallel` is the official code's scheme (github.com/hidasib/GRU4Rec_PyTorch_Official): what it
-    computes, this computes, batch for batch, but for:
+    computes, this computes, batch for batch, with the preset `diginetica`, but for:
       * the item table starts with standard deviation 0.02 (it drew from +-sqrt(6 / (V + D)));
       * a batch with fewer sessions than slots keeps its shape: empty slots weigh nothing and are no candidates (it
         shrank); the loss stays divided by the number of slots, as there.
     `training=sequence` deviates from Hidasi et al. 2016 as everyone's GRU4Rec on ratings does:
       * the gradient goes back through the last `max_length` events, several histories packed in a row, the state set
         back between them; full softmax and Adam by default;
+      * no bias of an item by default (`item_bias`; the code has one always);
       * items are scaled by sqrt(D) on their way in, as in transformers: Adam begins with small rows;
       * a state wider than the items (`units`) is projected to their width.
 
@@ -65,6 +66,8 @@ class GRU4Rec(SequentialRecommender):
         Hidasi et al. 2016, Session-based recommendations with recurrent neural networks.
         Hidasi & Karatzoglou 2018, Recurrent neural networks with top-k gains for session-based recommendations.
     """
+
+    item_tables = ("item_id", "input_id")
 
     def __init__(self, config: GRU4RecConfig, catalogue: Catalogue, **kwargs: Any):
         super().__init__(config, catalogue, **{"name": "gru4rec", **kwargs})

@@ -94,6 +94,7 @@ class TwoTower(Recommender):
     """
 
     loader = PairLoader
+    item_tables = ("item_id", "history_id")
 
     def __init__(self, config: TwoTowerConfig, catalogue: Catalogue, **kwargs: Any):
         super().__init__(config, catalogue, **kwargs)
