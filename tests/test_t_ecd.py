@@ -13,12 +13,13 @@ from zoo.data.sources import layouts
 from zoo.data.sources.t_ecd import ACTIONS, WEIGHTS
 
 pytestmark = pytest.mark.once
+BOT_EVENTS = 47_000  # of the busiest user of the ten days
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("t_ecd")
-    return folder, write(folder, users=80, bot_events=500)
+    return folder, write(folder, users=80, bot_events=BOT_EVENTS)
 
 
 def load(folder, **options) -> Dataset:
@@ -55,7 +56,7 @@ def test_every_shop_event_is_there_once(copy):
     dataset = load(folder)
     same_rows(as_frame(dataset), expected(events))
     assert (np.diff(dataset.events.timestamp)[np.diff(dataset.events.user) == 0] >= 0).all()
-    assert np.bincount(dataset.events.user)[np.flatnonzero(dataset.users.ids == BOT)[0]] == 500
+    assert np.bincount(dataset.events.user)[np.flatnonzero(dataset.users.ids == BOT)[0]] == BOT_EVENTS
 
 
 @pytest.mark.parametrize("unit", ["us", "ms", "s"])

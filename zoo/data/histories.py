@@ -178,15 +178,15 @@ class Prefixes:
         """Consecutive runs of at most `size` beginnings, each as histories of their own."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
-            whole, lengths = self.people.take(self.owner[rows]), self.lengths[rows]
-            row = whole.row_of_event
-            real = np.arange(len(whole.item)) - whole.offsets[row] < lengths[row]
+            people, owner, lengths = self.people, self.owner[rows], self.lengths[rows]
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            event = np.repeat(people.offsets[owner] - offsets[:-1], lengths) + np.arange(offsets[-1])
             yield Histories(
-                whole.user,
-                np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-                whole.item[real],
-                None if whole.timestamp is None else whole.timestamp[real],
-                {name: column[real] for name, column in whole.columns.items()},
+                people.user[owner],
+                offsets,
+                people.item[event],
+                None if people.timestamp is None else people.timestamp[event],
+                {name: column[event] for name, column in people.columns.items()},
                 None if self.query_time is None else self.query_time[rows],
                 None if self.query_action is None else self.query_action[rows],
             )
