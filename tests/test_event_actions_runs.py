@@ -189,20 +189,34 @@ def test_a_model_that_is_not_told_says_so(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.once
-def test_the_study_of_t_ecd_runs_on_a_small_copy(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("strategy", "models"),
+    [
+        ("by_user", "most_popular,repeat_last,seq_item_knn,gru4rec,sasrec,sasrec[initial_items=runs/item2vec]"),
+        ("leave_one_out", "repeat_last,gru4rec,sasrec[initial_items=runs/item2vec]"),
+    ],
+)
+def test_the_study_of_t_ecd_runs_on_a_small_copy(strategy, models, tmp_path, monkeypatch, capsys):
     from tests.small_t_ecd import write
 
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "copy", users=80, bot_events=300)
-    models = "most_popular,repeat_last,seq_item_knn,gru4rec,sasrec"
-    arguments = ["--data", "copy", "--preset", "t-ecd", "--models", models, "--run-dir", "study"]
-    quick = "train.epochs=1,embedding_dim=16,num_negatives=64"
-    code, _, error = run_main(capsys, "compare_models", *arguments, "--override", quick)
+    study = ["--data", "copy", "--preset", "t-ecd"]
+    options = f"train.epochs=1,embedding_dim=16,split.strategy={strategy}"
+    item2vec = ["--model", "item2vec", "--override", options]
+    code, _, error = run_main(capsys, "train_validation_model", *study, *item2vec)
     assert not code, error
+    read = json.loads((tmp_path / "runs" / "item2vec" / "config.json").read_text())["config"]["data"]
+    assert "payments" in read["domains"]
+    arguments = [*study, "--models", models, "--run-dir", "study", "--override", f"{options},num_negatives=64"]
+    code, output, error = run_main(capsys, "compare_models", *arguments)
+    assert not code, error
+    assert "items start with the vectors of item2vec" in output and "trained on another split" not in output
     compared = json.loads((tmp_path / "study" / "comparison.json").read_text())
     assert list(compared["rows"]) == models.split(",")
-    assert {"ndcg@5", "ndcg@10", "ndcg@20", "hit_rate@1"} <= set(compared["events"]["sasrec"])
-    assert compared["audit"]["gru4rec"]["target_actions"].keys() >= {"view", "click"}
-    for name in ("gru4rec", "sasrec"):
-        config = json.loads((tmp_path / "study" / name / "config.json").read_text())["config"]
-        assert config["model"]["use_actions"] and config["data"]["action_weights"]["added-to-cart"] == 4
+    tables = [compared["rows"]] + [compared["events"]] * (strategy == "by_user")  # else there is one event a user
+    assert all({"ndcg@5", "ndcg@10", "ndcg@20", "hit_rate@1"} <= set(table["gru4rec"]) for table in tables)
+    aimed_at = compared["audit"]["gru4rec"]["target_actions"].keys()
+    assert aimed_at >= {"view", "click"} and "buy" not in aimed_at
+    config = json.loads((tmp_path / "study" / "gru4rec" / "config.json").read_text())["config"]
+    assert config["model"]["use_actions"] and config["data"]["action_weights"]["added-to-cart"] == 4

@@ -20,6 +20,9 @@ What the study of 2025 on ten of these days promised, what its code did, and wha
                                       here: `ACTIONS` orders them by commitment, an event weighs by `WEIGHTS`
     sessions under three events out   users under two were
                                       here: sessions, by 30 minutes of silence
+    co-purchases of receipts          of one day, and of all users
+                                      here: of all days and the training part; baskets to `item2vec`, which the others
+                                      may start from (`train.initial_items`), to these history, and never targets
     two models compared               one on every event of the test users, the other on the last of each
                                       here: one function, the same events, averaged per user and per event
     item vectors learned beforehand   also from users of validation and test
@@ -51,8 +54,14 @@ WEIGHTS = {"view": 1.0, "click": 2.0, "clickout": 2.0, "like": 3.0, "added-to-ca
 DAY = 24 * 60 * 60 * 1000  # milliseconds
 MILLISECONDS = {"s": "timestamp * 1000", "ms": "timestamp", "us": "timestamp // 1000", "ns": "timestamp // 1000000"}
 STUDY: dict[str, Any] = {  # sections of a `RunConfig` that every model of the study shares
-    "data": DataConfig(since="day 1082", until="day 1092", min_session_events=3, action_weights=WEIGHTS),
-    "split": SplitConfig(strategy="by_user", fraction=0.1, targets="all"),
+    "data": DataConfig(
+        since="day 1082",
+        until="day 1092",
+        domains=(*SHOPS, PAYMENTS),
+        min_session_events=3,
+        action_weights=WEIGHTS,
+    ),
+    "split": SplitConfig(strategy="by_user", fraction=0.1, targets="all", target_actions=ACTIONS[:-1]),
     "evaluate": EvaluateConfig(top_k=(1, 5, 10, 20), exclude_seen=False),
 }
 
