@@ -57,6 +57,16 @@ def hit_rate(model, prepared, rules):
     return result.metrics["hit_rate@10"], len(histories)
 
 
+@pytest.mark.once
+def test_every_preset_makes_a_model_that_scores(name):
+    prepared = prepared_sample(tiny(name))
+    people = prepared.train.take(slice(0, 2))
+    for title, preset in registry.get(name).presets.items():
+        model = artifacts.build(name, preset, prepared.catalogue)
+        if isinstance(model, Recommender):
+            assert np.isfinite(model.score(people)[:, NUM_SPECIALS:]).all(), title
+
+
 def test_shapes_and_finiteness(trained):
     _, _, prepared, model = trained
     histories = prepared.cases("test")[0].take(np.arange(7))

@@ -13,7 +13,7 @@ from zoo.data.dataset import Dataset, Entities, Events
 from zoo.data.histories import Histories
 from zoo.data.loaders.pairs import PairLoader
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
-from zoo.models.two_tower import MODEL, TwoTower, TwoTowerConfig
+from zoo.models.two_tower import TwoTower, TwoTowerConfig
 
 TASTES = 4
 
@@ -226,9 +226,3 @@ def test_a_user_tower_that_sees_nothing_is_refused():
     prepared = prepare(splits.split(shop(features=False), SplitConfig()))
     with pytest.raises(ConfigError, match="user_id"):
         TwoTower(recipe(user_id=False, max_length=0).model, prepared.catalogue)
-
-
-def test_presets_make_models(prepared):
-    for preset in MODEL.presets.values():
-        model = TwoTower(preset.model, prepared.catalogue)
-        assert np.isfinite(model.score(prepared.train.take(slice(0, 2)))[:, NUM_SPECIALS:]).all()

@@ -177,10 +177,11 @@ def markdown(compared: dict[str, Any]) -> str:
 
 
 def _by_cut(rows: dict[str, dict[str, float]], title: str) -> list[str]:
-    """Hit rate and NDCG at every cut that all have; hit_rate@1 is what classifiers call accuracy, as is ndcg@1."""
+    """Hit rate and NDCG at every cut that all have; those at 1 are one, what classifiers call accuracy."""
     names = [name for name in next(iter(rows.values())) if all(name in row for row in rows.values())]
     names = [name for name in names if name.partition("@")[0] in ("hit_rate", "ndcg") and name != "ndcg@1"]
-    lines = ["| " + " | ".join([title, *names]) + " |", "|---|" + "---:|" * len(names)]
+    titles = ["accuracy (hit_rate@1)" if name == "hit_rate@1" else name for name in names]
+    lines = ["| " + " | ".join([title, *titles]) + " |", "|---|" + "---:|" * len(names)]
     for model, row in rows.items():
         lines.append("| " + " | ".join([model, *(f"{row[name]:.4f}" for name in names)]) + " |")
     return lines

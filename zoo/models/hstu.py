@@ -54,6 +54,7 @@ class HSTU(SequentialRecommender):
       * rows are packed; a distance is counted within a sequence, and the attention is divided by `max_length`, a number
         of the configuration (the code divides by the length that a batch is padded to: 211 where it is 200);
       * the code knows the time of the next event always, and at the last event that of the target;
+      * Adam at a constant rate by default (the code: AdamW, beta_2 .98; its tables start from a truncated normal);
       * the loss is chosen by the preset; the code's is `sampled_softmax` with 128 uniform negatives per position.
 
     References:

@@ -53,7 +53,8 @@ class SASRec(SequentialRecommender):
         padding);
       * queries, keys and values are all of the normalised input and added to the input itself, as in every pre-norm
         transformer since; `block=original` norms the queries alone, and adds to them;
-      * dropout of the attention weights is an option, off by default;
+      * dropout of the attention weights is an option, off by default; item and position vectors start from N(0, 0.02),
+        keys and values have no bias;
       * `relative_bias` adds a number learned for each distance and head to the logits, whose heads start as memories of
         different lengths: what was seen last counts most (as T5's bias, Raffel et al. 2020; its start is KERPLE's, Chi
         et al. 2022). With `all_events`, histories longer than `max_length` are trained on whole, in windows.
@@ -145,6 +146,7 @@ MODEL = ModelSpec(
         "esasrec": _recipe(
             {"epochs": 100, "batch_size": 128, "patience": 10},
             block="ligr",
+            expansion=4,
             num_heads=2,
             max_length=50,
             all_events=True,
