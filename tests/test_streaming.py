@@ -1,10 +1,13 @@
 """Appending one event at a time is the same as reading the whole history."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import main
 from config import ConfigError, override
 from tests.test_hstu import histories as timed_histories
 from tests.test_parity import set_numpy_weights
@@ -21,6 +24,21 @@ MAX_LENGTH = 12
 def streamable():
     specs = {name: registry.get(name) for name in registry.list_models()}
     return [n for n, s in specs.items() if issubclass(s.model, SequentialRecommender) and hasattr(s.model, "extend")]
+
+
+@pytest.mark.once
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", Path(main.__file__).with_name("README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    options = ["--model", "sasrec", "--preset", "tiny", "--override", "train.epochs=1,sample.num_users=60"]
+    assert not main.main(["train_validation_model", *options])
+    assert not main.main(["train_production_model", *options])
+    capsys.readouterr()
+    exec(example, {})
+    recommended = re.findall(r"\d+", capsys.readouterr().out)
+    assert len(set(recommended) - {"1012", "1040", "1007", "1031"}) == len(recommended) == 10
 
 
 VARIANTS = [*((name, "") for name in streamable()), ("sasrec", ",num_heads=2,relative_bias=true")]
