@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -257,6 +258,52 @@ def test_nothing_from_the_data_is_read_as_html():
     header, _ = read(page)
     assert NASTY in header["ids"] and NASTY in header["groups"]
     assert unescape(re.search(r"<h1>(.*)</h1>", page)[1]).startswith(NASTY)
+
+
+VISIT = """<script>
+addEventListener("load", () => setTimeout(() => {  // by then it is drawn
+  const text = (id) => $(id).textContent, seen = { message: $("message").hidden ? "" : text("message") };
+  const press = (key) => $("search").dispatchEvent(new KeyboardEvent("keydown", { key }));
+  $("search").value = "item 5";
+  press("Enter");  // goes to the first that is found
+  Object.assign(seen, { found: text("found"), gone_to: text("card") });
+  const box = $("map").getBoundingClientRect(), middle = [box.left + box.width / 2, box.top + box.height / 2];
+  const point = (x, y) => $("map").dispatchEvent(new PointerEvent("pointermove", { clientX: x, clientY: y }));
+  $("search").value = "";
+  press("Enter");
+  seen.card_of_nothing = $("card").hidden;
+  point(...middle);
+  setTimeout(() => {
+    seen.under_the_mouse = text("card");
+    $("none").click();
+    point(...middle);
+    setTimeout(() => {
+      seen.hidden = $("card").hidden;
+      const report = document.createElement("pre");
+      report.id = "report";
+      report.textContent = JSON.stringify(seen);
+      document.body.append(report);
+    }, 200);
+  }, 200);
+}, 2000));
+</script>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+def test_a_browser_draws_it_finds_an_item_and_tells_what_is_under_the_mouse(tmp_path):
+    page = atlas_page.render(chart(*shop())).replace("</body>", VISIT + "</body>")
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    flags = "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --no-first-run"
+    flags += " --disable-background-networking --disable-component-update --disable-sync"  # it asks nobody anything
+    command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=9000"]
+    command += ["--dump-dom", str(tmp_path / "page.html")]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    (report,) = re.findall(r'<pre id="report">(.*?)</pre>', shown)
+    seen = json.loads(unescape(report))
+    assert seen["message"] == "" and seen["found"] == "11 found"  # 5, and 50 to 59
+    for card in ("gone_to", "under_the_mouse"):
+        assert seen[card].startswith("item 5category") and "price0.5" in seen[card]
+    assert seen["card_of_nothing"] and seen["hidden"]
 
 
 def test_four_hundred_and_fifty_thousand_items_in_a_page():
