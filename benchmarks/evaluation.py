@@ -8,21 +8,17 @@ metrics and their intervals. PAIRS_FILE is MovieLens-1M as "user item" lines in 
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.record import write_record
 from config import EvaluateConfig
 from zoo.data import splits
 from zoo.data.catalogue import Catalogue, prepare
@@ -32,7 +28,6 @@ from zoo.data.vocabulary import NUM_SPECIALS, Vocabulary
 from zoo.evaluation import Evaluation, evaluate
 from zoo.recommender import Scorer
 
-RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 SIZES = [(6_040, 3_416, 165), (5_000, 100_000, 50)]  # users, items, events a user
 DIM, REPEATS = 64, 5
 
@@ -101,36 +96,21 @@ def popularity(path: Path) -> Evaluation:
     return evaluate(Popular(prepared.catalogue), *prepared.cases("test"), prepared.catalogue, EvaluateConfig())
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-
-
 def main() -> None:
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": "OMP_NUM_THREADS=" + os.environ.get("OMP_NUM_THREADS", "") + " python -m benchmarks.evaluation",
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "device": processor(),
-        "load_average": os.getloadavg()[0],
-        "speed": [],
-    }
+    results: dict[str, Any] = {"speed": []}
     print(f"{'users':>8}{'items':>9}{'seconds':>9}{'cpu':>9}{'peak MiB':>10}{'users × items MiB':>19}")
     for size in SIZES:
         row = speed(*size)
-        report["speed"].append(row)
+        results["speed"].append(row)
         print(
             f"{row['users']:>8,}{row['items']:>9,}{row['seconds']:>9.2f}{row['cpu_seconds']:>9.2f}"
             f"{row['peak_mib_more']:>10,}{row['whole_matrix_mib']:>19,}"
         )
     if len(sys.argv) > 1:
         metrics = popularity(Path(sys.argv[1])).metrics
-        report["popularity_ml_1m"] = {name: round(metrics[name], 4) for name in ("hit_rate@10", "ndcg@10")}
-        print(f"popularity on MovieLens-1M: {report['popularity_ml_1m']}, published anchor .0369 / .0180")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+        results["popularity_ml_1m"] = {name: round(metrics[name], 4) for name in ("hit_rate@10", "ndcg@10")}
+        print(f"popularity on MovieLens-1M: {results['popularity_ml_1m']}, published anchor .0369 / .0180")
+    print(write_record("evaluation", results, ("numpy", "keras")))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What stands beside every published number: date, command, commit, device, versions."""
+"""What stands beside every published number: date, command, commit, device, threads, versions."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def write_record(name: str, results: Any, packages: tuple[str, ...]) -> Path:
             ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
         ).stdout.strip(),
         "device": f"{_processor()}, {_cores()} cores",
+        "threads": int(os.environ.get("OMP_NUM_THREADS", _cores())),
         "load_average": round(os.getloadavg()[0], 2),
         "versions": {"python": platform.python_version()}
         | {package: import_module(package).__version__ for package in packages},
