@@ -65,8 +65,8 @@ def built(name: str, knobs: str, prepared: Any, **more: int) -> tuple[Any, Any]:
     from zoo import artifacts, backends, registry
 
     config = RunConfig(model=registry.get(name).preset("base").model, train=TrainConfig())
-    shape = ",".join(f"{key}={value}" for key, value in ({"embedding_dim": 64, "all_events": "false"} | more).items())
-    config = override(config, [option for option in (shape, KNOBS[name], knobs) if option])
+    shape = ",".join(f"{key}={value}" for key, value in ({"embedding_dim": 64} | more).items())
+    config = override(config, [option for option in (KNOBS[name], shape, knobs) if option])
     backends.configure(config.train)
     backends.seed(0)
     return config, artifacts.build(name, config, prepared.catalogue)
