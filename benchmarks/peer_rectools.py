@@ -2,8 +2,9 @@
 
     PYTHON benchmarks/peer_rectools.py JOB
 
-PYTHON is that of an environment with RecTools; nothing of the zoo is imported. JOB is JSON from benchmarks/peers.py,
-or from benchmarks/peer_quality.py: that one has `known`, and after every epoch gets the vectors of users and items.
+PYTHON is that of an environment with RecTools; nothing of the zoo is imported. JOB is JSON from benchmarks/peers.py;
+or from benchmarks/peer_quality.py: that one has `known`, and after every epoch gets the vectors of users and items; or
+from benchmarks/peer_predictions.py: that one has `lists`, and is told what lists of so many items took.
 """
 
 from __future__ import annotations
@@ -99,6 +100,17 @@ def judged(job: dict[str, Any], epoch: int, seconds: float, vectors: dict[str, n
     return sys.stdin.readline().strip() == "on"
 
 
+def lists(job: dict[str, Any], model: Any, dataset: Dataset, users: np.ndarray) -> list[float]:
+    """Seconds of every user's list of new items, again and again."""
+    seconds = []
+    for _ in range(job["repeats"]):
+        begin = time.perf_counter()
+        found = model.recommend(users, dataset, job["lists"], filter_viewed=True)
+        seconds.append(time.perf_counter() - begin)
+    assert len(found) == job["lists"] * len(users)
+    return seconds
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
     warnings.filterwarnings("ignore")
@@ -164,9 +176,12 @@ def main() -> None:
         columns = {Columns.User: log["user"], Columns.Item: log["item"], Columns.Weight: 1, Columns.Datetime: moment}
     events = pd.DataFrame(columns)
     export = Export(job, model, events) if job.get("known") else None
-    model.fit(Dataset.construct(events))
+    dataset = Dataset.construct(events)
+    model.fit(dataset)
+    listed = lists(job, model, dataset, np.unique(events[Columns.User])) if job.get("lists") else []
     measured = {
         "seconds": [end - begin for begin, end in zip(began, ended, strict=True)],
+        "lists": listed,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "steps": len(tokens),
         "tokens": sum(tokens),

@@ -2,8 +2,9 @@
 
     PYTHON benchmarks/peer_replay.py JOB
 
-PYTHON is that of an environment with RePlay; nothing of the zoo is imported. JOB is JSON from benchmarks/peers.py, or
-from benchmarks/peer_quality.py: that one has `known`, and after every epoch gets the vectors of users and items.
+PYTHON is that of an environment with RePlay; nothing of the zoo is imported. JOB is JSON from benchmarks/peers.py; or
+from benchmarks/peer_quality.py: that one has `known`, and after every epoch gets the vectors of users and items; or
+from benchmarks/peer_predictions.py: that one has `lists`, and is told what lists of so many items took.
 RePlay has two SasRecs: `current`, of replay.nn, and `former`, of replay.models.nn, which it calls deprecated. Its
 Bert4Rec is of replay.models.nn.
 """
@@ -29,6 +30,7 @@ from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorFeatureSource, TensorSchema
 
 BUCKET = 32  # histories of like length that are encoded together, short ones without most of their padding
+LISTED = 256  # users of a batch that get their lists, as many as RecTools takes by itself
 
 
 def current(job: dict[str, Any], path: Path, num_items: int) -> tuple[Any, Any]:
@@ -145,6 +147,66 @@ def judged(job: dict[str, Any], epoch: int, seconds: float, vectors: dict[str, n
     return sys.stdin.readline().strip() == "on"
 
 
+def current_lists(job: dict[str, Any], path: Path, histories: pd.DataFrame, num_items: int) -> tuple[Any, Any]:
+    """(data, the callback that keeps the lists) of replay.nn; histories come from a Parquet file."""
+    from replay.nn.lightning.callback import TorchTopItemsCallback
+    from replay.nn.lightning.postprocessor import SeenItemsFilter
+    from replay.nn.transform.template import make_default_sasrec_transforms
+
+    schema = described(job, num_items, padding=num_items)
+    histories.assign(seen=histories["item"]).to_parquet(path)
+    sizes = {"item": job["length"], "seen": int(histories["item"].str.len().max())}
+    columns = {name: {"shape": size, "padding": num_items} for name, size in sizes.items()}
+    data = ParquetModule(
+        batch_size=LISTED,
+        metadata={"predict": {"user": {}, **columns}},
+        transforms={"predict": make_default_sasrec_transforms(schema)["predict"]},
+        predict_path=str(path),
+    )
+    return data, TorchTopItemsCallback(job["lists"], "user", [SeenItemsFilter(num_items, "seen")])
+
+
+def former_lists(job: dict[str, Any], histories: pd.DataFrame, num_items: int) -> tuple[Any, Any]:
+    """(data, the callback that keeps the lists) of replay.models.nn."""
+    from replay.data.nn import PandasSequentialDataset
+    from replay.models.nn.sequential.callbacks import TorchPredictionCallback
+    from replay.models.nn.sequential.postprocessors import RemoveSeenItems
+    from replay.models.nn.sequential.sasrec import SasRecPredictionDataset
+
+    sequences = PandasSequentialDataset(described(job, num_items, padding=0), "user", "item", histories)
+    data = torch.utils.data.DataLoader(SasRecPredictionDataset(sequences, job["length"]), batch_size=LISTED)
+    return data, TorchPredictionCallback(job["lists"], [RemoveSeenItems(sequences)])
+
+
+def lists(job: dict[str, Any], module: Any, path: Path, histories: pd.DataFrame, num_items: int) -> list[float]:
+    """Seconds of every user's list of new items, again and again."""
+    if job["deprecated"]:
+        data, callback = former_lists(job, histories, num_items)
+    else:
+        data, callback = current_lists(job, path, histories, num_items)
+    predicting, seconds = trainer(callbacks=[callback]), []
+    for _ in range(job["repeats"]):
+        begin = time.perf_counter()
+        predicting.predict(module, data, return_predictions=False)
+        users, items, scores = callback.get_result()
+        seconds.append(time.perf_counter() - begin)
+    assert items.shape == scores.shape == (len(users), job["lists"])
+    return seconds
+
+
+def trainer(**more: Any) -> lightning.Trainer:
+    """A trainer that neither shows nor saves anything."""
+    return lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **more,
+    )
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
     warnings.filterwarnings("ignore")
@@ -169,16 +231,10 @@ def main() -> None:
             found = vectors(module, known, num_items, job["batch"])
             trainer.should_stop = not judged(job, len(ended), ended[-1] - began[-1], found)
 
-    trainer = lightning.Trainer(
+    training = trainer(
         max_epochs=job["epochs"],
         # The current form fails in bfloat16: its buckets copy bfloat16 states into float32 ones.
         precision="bf16-mixed" if job.get("precision") == "bfloat16" and job["deprecated"] else "32-true",
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         limit_val_batches=0,
         callbacks=[
             LambdaCallback(
@@ -195,14 +251,16 @@ def main() -> None:
             module, data = former(job, histories, num_items)
         else:
             module, data = current(job, path, num_items)
-        trainer.fit(module, data)
+        training.fit(module, data)
+        listed = lists(job, module, path, histories, num_items) if job.get("lists") else []
     measured = {
         "seconds": [end - begin for begin, end in zip(began, ended, strict=True)],
+        "lists": listed,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "steps": len(tokens),
         "tokens": sum(tokens),
         "slots": sum(slots),
-        "loss": float(trainer.callback_metrics["train_loss_epoch"]),
+        "loss": float(training.callback_metrics["train_loss_epoch"]),
         "versions": {package: version(name) for package, name in (("replay", "replay-rec"), ("torch", "torch"))},
     }
     print(json.dumps(measured))

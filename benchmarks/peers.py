@@ -125,13 +125,11 @@ def zoo_config(job: dict[str, Any]) -> Any:
     return override(registry.get(name).preset("base"), [knobs])
 
 
-def zoo(job: dict[str, Any]) -> dict[str, Any]:
-    """One training by the zoo."""
+def trained(job: dict[str, Any]) -> tuple[Any, ...]:
+    """One training by the zoo: (model, prepared data, loader, result)."""
     from zoo import memory
 
     memory.keep_freed(os.environ["KERAS_BACKEND"])  # as main.py does, before the backend's threads begin
-    import resource
-
     from zoo import artifacts, backends, registry, training
     from zoo.data import catalogue, splits
     from zoo.data.dataset import Dataset, Entities, Events
@@ -150,6 +148,16 @@ def zoo(job: dict[str, Any]) -> dict[str, Any]:
     loader = spec.stages[0].loader(prepared.train, prepared.catalogue, config)
     with tempfile.TemporaryDirectory() as folder:
         result = training.fit(model, spec, prepared, config, Path(folder), [])
+    return model, prepared, loader, result
+
+
+def zoo(job: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and memory of one training by the zoo."""
+    import resource
+
+    _, _, loader, result = trained(job)
+    from zoo import backends
+
     return {
         "seconds": [epoch["seconds"] for epoch in result.history],
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
@@ -172,13 +180,13 @@ def last_line(what: str, command: list[str], environment: dict[str, str]) -> dic
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def contestants(model: str, options: argparse.Namespace) -> dict[str, list[str]]:
-    """The command of each, but for the job."""
-    own = [sys.executable, "-m", "benchmarks.peers", "--zoo"]
+def contestants(model: str, options: argparse.Namespace, module: str = "peers") -> dict[str, list[str]]:
+    """The command of each, but for the job; `python -m benchmarks.MODULE --zoo` is the zoo's."""
+    own = [sys.executable, "-m", f"benchmarks.{module}", "--zoo"]
     commands = {f"zoo {backend}": own for backend in options.backends}
     for peer, models in PEERS.items():
         package = peer.removesuffix("-deprecated")
-        python = getattr(options, package)
+        python = getattr(options, package, None)
         if python and model in models:
             commands[peer] = peer_command(package, python)
     return commands
@@ -190,25 +198,30 @@ def peer_command(package: str, python: str) -> list[str]:
     return [str(Path(python).absolute()), "-P", str(script)]
 
 
-def measure(model: str, job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """All contestants, in turns."""
-    rounds: dict[str, list[dict[str, Any]]] = {}
-    for number in range(options.rounds):
-        for name, command in contestants(model, options).items():
+def in_turns(
+    commands: dict[str, list[str]], job: dict[str, Any], rounds: int, what: str = "seconds"
+) -> dict[str, list[dict[str, Any]]]:
+    """What each contestant prints, round by round; `what` of it is shown."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for number in range(rounds):
+        for name, command in commands.items():
             environment = {"OMP_NUM_THREADS": str(job["threads"]), "MKL_NUM_THREADS": str(job["threads"])}
             if name.startswith("zoo "):
                 environment["KERAS_BACKEND"] = name.removeprefix("zoo ")
             mine = job | {"deprecated": name.endswith("-deprecated")}
-            found = last_line(f"{name}, {model}", [*command, json.dumps(mine)], environment)
-            rounds.setdefault(name, []).append(found)
-            epochs = " ".join(f"{seconds:.2f}" for seconds in found["seconds"])
-            print(f"{model} round {number + 1}  {name:<18} epochs of {epochs} s", flush=True)
-    rows = {name: summary(found) for name, found in rounds.items()}
+            told = last_line(f"{name}, {job['model']}", [*command, json.dumps(mine)], environment)
+            found.setdefault(name, []).append(told)
+            seconds = " ".join(f"{one:.2f}" for one in told[what])
+            print(f"{job['model']} round {number + 1}  {name:<18} {what} {seconds}", flush=True)
+    return found
+
+
+def compare(rows: dict[str, dict[str, Any]]) -> None:
+    """Adds to each row how many times the seconds of each of the zoo's it took."""
     for row in rows.values():
         row["times"] = {
             other: round(row["seconds"] / rows[other]["seconds"], 3) for other in rows if other.startswith("zoo ")
         }
-    return rows
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -248,40 +261,60 @@ def listed(known: tuple[str, ...]) -> Any:
     return read
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """What a comparison with peers is told."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
     parser.add_argument("--rectools", metavar="PYTHON")
     parser.add_argument("--replay", metavar="PYTHON")
-    parser.add_argument("--recbole", metavar="PYTHON")
-    parser.add_argument("--models", type=listed(tuple(MODELS)), default=list(MODELS))
     backends = ("tensorflow", "jax", "torch")
     parser.add_argument("--backends", type=listed(backends), default=list(backends))
-    parser.add_argument("--epochs", type=int, default=3, help="of each process; the first is not counted")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--layout", default="pairs")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="take N users alone and write no results")
+    return parser
+
+
+def conditions() -> tuple[int, float]:
+    """(threads, the load of the machine), and a warning where it is busy."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"The machine is busy (load {load:.1f}): PyTorch's threads wait for each other, its times mean nothing.")
+    return int(os.environ.get("OMP_NUM_THREADS", "2")), round(load, 2)
+
+
+def read(options: argparse.Namespace, train: str) -> dict[str, Any]:
+    """`prepare` in a process of its own."""
+    job = json.dumps([options.file, options.layout, options.limit, train])
+    data = last_line("reading", [sys.executable, "-m", "benchmarks.peers", "--prepare", job], {})
+    print(f"training: {data['events']:,} events of {data['users']:,} users and {data['items']:,} items")
+    return data
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--recbole", metavar="PYTHON")
+    parser.add_argument("--models", type=listed(tuple(MODELS)), default=list(MODELS))
+    parser.add_argument("--epochs", type=int, default=3, help="of each process; the first is not counted")
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error("--epochs: at least 2, for the first is not counted")
-    threads, load = int(os.environ.get("OMP_NUM_THREADS", "2")), os.getloadavg()[0]
-    if load > 0.5:
-        print(f"The machine is busy (load {load:.1f}): PyTorch's threads wait for each other, its times mean nothing.")
+    threads, load = conditions()
     with tempfile.TemporaryDirectory() as folder:
         train = str(Path(folder, "train.npz"))
-        prepared = json.dumps([options.file, options.layout, options.limit, train])
-        data = last_line("reading", [sys.executable, "-m", "benchmarks.peers", "--prepare", prepared], {})
-        print(f"training: {data['events']:,} events of {data['users']:,} users and {data['items']:,} items")
+        data = read(options, train)
         for model in options.models:
             settings = SETTINGS | MODELS[model]
             job = {"model": model, **settings, "times": data["times"], "epochs": options.epochs, "threads": threads}
-            rows = measure(model, job | {"train": train}, options)
+            found = in_turns(contestants(model, options), job | {"train": train}, options.rounds)
+            rows = {name: summary(rounds) for name, rounds in found.items()}
+            compare(rows)
             print(f"\n{model}, median of {options.rounds} x {options.epochs - 1} epochs, {threads} threads")
             print(table(rows))
             if len({row["tokens"] for row in rows.values()}) > 1:
                 print("NOT THE SAME EVENTS: see the column `tokens`")
             if not options.limit:
-                results = {"load_before": round(load, 2), "job": job, "data": data, "rows": rows}
+                results = {"load_before": load, "job": job, "data": data, "rows": rows}
                 print(write_record(f"peers_{model}", results, ("numpy",)))
             print(flush=True)
 
