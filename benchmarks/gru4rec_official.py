@@ -5,8 +5,10 @@
     OMP_NUM_THREADS=2 python -m benchmarks.gru4rec_official CHECKOUT PYTHON FILE --speed [--rounds 2]
         [--backends jax,tensorflow,torch] [--sessions 12000]
 
-CHECKOUT is a clone of https://github.com/hidasib/GRU4Rec_PyTorch_Official, PYTHON the one that runs it, on the CPU: of
-an environment with torch, "numpy<2", "pandas<3" and joblib.
+CHECKOUT is a clone of the official code, PYTHON the one that runs it, on the CPU: of an environment of its own.
+
+    git clone https://github.com/hidasib/GRU4Rec_PyTorch_Official
+    python -m venv gru4rec && gru4rec/bin/pip install torch 'numpy<2' 'pandas<3' joblib  # PYTHON gru4rec/bin/python
 
 Without --speed: recall and MRR. A tenth of the sessions is tested, another tenth left out; each event of a tested
 session but its first is to be predicted from those before it. Held-out events of items that were never trained on are

@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.top_k [USERS] [ITEMS] [ROUNDS]
 
+faiss and implicit stand beside the zoo in one environment: `pip install '.[peers]'`.
 Defaults: 200,000 users, 100,000 items, 64 dimensions, lists of 100, 3 rounds. Each library runs in a process of its
 own, in turns; wall time and processor time of the search alone. `same` is the share of users whose list of items equals
 the exact one by (-score, token); faiss and implicit break near-ties by float32 rounding.
