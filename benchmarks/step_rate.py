@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=2 python -m benchmarks.step_rate FILE MODEL[,MODEL...] [BACKEND,...] [LAYOUT] [K=V,...]
 
 The models are as in `benchmarks.peers`: 64 dimensions, two blocks, histories of 200, batches of 128 users, dropout .1,
-full cross-entropy. two_tower and item2vec are at their base presets with batches of 1,024 pairs, which are their
-tokens. Of cross_domain the second stage is timed; it needs a log of several domains, in a call of its own (LAYOUT
+full cross-entropy. two_tower and item2vec have batches of 1,024 pairs, which count as tokens, and two_tower histories
+of 50. Of cross_domain the second stage is timed; it needs a log of several domains, in a call of its own (LAYOUT
 `auto`, K=V `target_domains=NAME`).
 
 The products of a step are counted by PyTorch as it runs them, forward and backward; other backends run the same ones.
