@@ -4,8 +4,9 @@
     python -m benchmarks.behaviour FILE [--days 28] [--seeds 3] [--probe linear]  a log of behaviour, e.g. Online Retail
 
 Each entry is trained on what lies before two windows of targets; a probe learns from the first window and is measured
-on the second. Rows are means over seeds (of the data, too, with `sample`). Of a file `rfm` is there, too: recency,
-frequency and money (price buckets) with their squares, by `--probe linear` read by logistic regression.
+on the second. All rows are as short as those of merges, for the probe learns otherwise from long ones than from short
+ones (`zoo.merging`). The table holds means over seeds (of the data, too, with `sample`). Of a file `rfm` is there, too:
+recency, frequency and money (price buckets) with their squares, by `--probe linear` read by logistic regression.
 Results are kept after each seed, vectors in runs/quality; a call goes on where one stopped, and another probe judges
 the vectors that are there: after a change of a model's code, delete them.
 """
@@ -106,11 +107,13 @@ def measure(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, A
     for title, (name, preset) in ENTRIES.items():
         found[title], seconds[title] = vectors(name, preset, prepared, seed, folder / title.replace(" ", "_"))
         print(f"{title}: {found[title].shape[1]} numbers, trained in {seconds[title]:.0f} s", flush=True)
-    entries = {title: (ids, array) for title, array in found.items() if title != "stats"}
-    for title, parts in MERGES.items():
-        entries[title] = (ids, merging.merge([(ids, found[part]) for part in parts], ids))
     if options.data != "sample":
-        entries["rfm"] = (ids, rfm(prepared))
+        found["rfm"] = rfm(prepared)
+    alone = {title: (title,) for title in found if title != "stats"}  # which are there anyway
+    entries = {
+        title: (ids, merging.merge([(ids, found[part]) for part in parts], ids))
+        for title, parts in (alone | MERGES).items()
+    }
     config = JudgeConfig(probe=options.probe)
     table = judging.judge(log, prepared.windows, rows, entries, config, behaviour.num_labels, seed)
     return {"rows": table.rows, "paired": table.paired, "notes": table.notes, "seconds": seconds}
