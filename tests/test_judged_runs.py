@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import main
+from zoo import judging
+from zoo.data.dataset import DataError
 
 SMALL = "sample.num_users=150,behaviour.min_visits=2,judge.probe_epochs=1"
 
@@ -41,6 +43,34 @@ def test_vectors_are_exported_merged_and_judged(tmp_path, capsys):
     assert run("evaluate_embeddings", merged, f"folders={made}") == 0
     again = json.loads((merged / "judge.json").read_text())["rows"][str(made)]
     assert again["mean"] == rows[str(made)]["mean"]
+
+
+def test_a_run_that_the_judge_refuses_is_there_and_resumed_is_judged_alone(tmp_path, monkeypatch, capsys):
+    made, metrics = tmp_path / "made", tmp_path / "made" / "metrics.json"
+    made.mkdir()
+    metrics.write_text("{}")  # of an earlier run
+    knobs = f"{SMALL},sample.num_days=60,sample.events_per_user=8,judge.probe=linear,train.epochs=1,text_epochs=0"
+    command = ["train_validation_model", "--model", "behav_e", "--preset", "tiny", "--run-dir", str(made)]
+    command += ["--override", knobs]
+
+    def refuse(*_):
+        raise DataError("refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(judging, "judge", refuse)
+        assert main.main(command) == 2
+    assert capsys.readouterr().err.strip().endswith("error: refused") and not metrics.exists()
+    assert run("export_embeddings", made) == 0
+    vectors = np.load(made / "embeddings.npy")
+    for told in ("the training in", "this run is finished"):
+        capsys.readouterr()
+        assert main.main([*command, "--resume"]) == 0
+        output = capsys.readouterr().out
+        assert told in output and "epoch 1/1" not in output
+        assert "behav_e" in json.loads(metrics.read_text())["judge"]
+    assert not (made / "unfinished").exists()
+    assert run("export_embeddings", made) == 0
+    np.testing.assert_array_equal(np.load(made / "embeddings.npy"), vectors)
 
 
 def test_knobs_that_nothing_would_read_are_refused(tmp_path, capsys):

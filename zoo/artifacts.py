@@ -141,12 +141,15 @@ def save(
     Args:
         trained_on: `train` or `everything`.
         facts: further entries of config.json: fingerprints, versions, best epoch.
+        metrics: of metrics.json; None: there is none, or not yet.
         history: a history.csv to take over.
     """
     write_arrays(directory / VOCABULARY, model.catalogue.arrays())
     save_weights(model, directory / WEIGHTS)
     if metrics is not None:
         write_json(directory / METRICS, metrics)
+    else:  # those of an earlier run are of other weights
+        (directory / METRICS).unlink(missing_ok=True)
     if ranks is not None:
         write_arrays(directory / RANKS, ranks)
     with replacing(directory / HISTORY) as temporary:

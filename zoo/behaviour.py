@@ -36,7 +36,8 @@ def train_validation(request: Request) -> None:
     prepared = prepare(_read(config), config.behaviour)
     assert prepared.windows is not None
     print(prepared.windows.summary(), flush=True)
-    if request.resume and holds(request.run_dir, request.name, config, prepared.sha256):
+    judged = (request.run_dir / artifacts.METRICS).exists()
+    if request.resume and judged and holds(request.run_dir, request.name, config, prepared.sha256):
         print(f"{request.run_dir}: this run is finished; nothing to resume")
         return
     learned, watch = prepared, ()
@@ -44,6 +45,16 @@ def train_validation(request: Request) -> None:
         learned, others = held_out(prepared, config.seed)
         watch = (Validation(others, request),)
     model, result = _train(request, config, learned, request.run_dir, watch)
+    # The judge may refuse the vectors: the run is there nevertheless, and goes on from here.
+    artifacts.save(
+        request.run_dir,
+        request.name,
+        config,
+        model,
+        trained_on="train",
+        facts=facts(request, prepared, result) | {"cut": prepared.cut},
+        history=working(request.run_dir) / "history.csv",
+    )
     rows = prepared.log.relevant()
     vectors = model.vectors(prepared.everyone())
     table = judging.judge(
@@ -55,16 +66,8 @@ def train_validation(request: Request) -> None:
         config.behaviour.num_labels,
         config.seed,
     )
-    artifacts.save(
-        request.run_dir,
-        request.name,
-        config,
-        model,
-        trained_on="train",
-        facts=facts(request, prepared, result) | {"cut": prepared.cut},
-        metrics={"judge": table.rows, "paired": table.paired, "notes": table.notes},
-        history=working(request.run_dir) / "history.csv",
-    )
+    metrics = {"judge": table.rows, "paired": table.paired, "notes": table.notes}
+    artifacts.write_json(request.run_dir / artifacts.METRICS, metrics)
     clear(request.run_dir)
     print(f"\n{table.markdown()}\nrun: {request.run_dir}")
 
