@@ -43,6 +43,10 @@ def test_vectors_are_exported_merged_and_judged(tmp_path, capsys):
     assert run("evaluate_embeddings", merged, f"folders={made}") == 0
     again = json.loads((merged / "judge.json").read_text())["rows"][str(made)]
     assert again["mean"] == rows[str(made)]["mean"]
+    # Of vectors that do not say what they know, the merged ones do not say it either.
+    (made / "entry.json").unlink()
+    assert run("merge_embeddings", merged, f"folders={made}") == 0
+    assert not (merged / "entry.json").exists()
 
 
 def test_a_run_that_the_judge_refuses_is_there_and_resumed_is_judged_alone(tmp_path, monkeypatch, capsys):

@@ -200,6 +200,8 @@ def merge_folders(config: RunConfig, directory: Path) -> None:
     exporting.save_entry(directory, ids, merged)
     if cuts := [cut for folder in folders if (cut := _cut(folder)) is not None]:
         artifacts.write_json(directory / ENTRY, {"cut": max(cuts)})
+    else:  # what an earlier call wrote is of other vectors
+        (directory / ENTRY).unlink(missing_ok=True)
     print(f"merged {', '.join(folders)}: {merged.shape[1]} numbers of {len(ids):,} clients: {directory}")
 
 
