@@ -138,6 +138,10 @@ def test_bad_files_are_told(tmp_path):
         read(tmp_path / "table.csv")
     with pytest.raises(DataError, match="no such file or folder"):
         read(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="did you mean 'online-retail'"):
+        read("online_retail")
+    with pytest.raises(DataError, match="ml-1m: no log of behaviour"):  # before it is downloaded
+        read("ml-1m")
 
 
 def test_what_was_known_when(tmp_path):
@@ -253,9 +257,11 @@ def test_invoice_lines_are_purchases_and_removals(tmp_path):
         "C4,POST,POSTAGE,-1,2010-12-04 08:26:00,18,17851,France",
         "5,10001,RED MUG,1,2010-12-04 08:26:00,1,,France",
     )
-    path = tmp_path / "retail.csv"
+    path = tmp_path / "downloads" / "online-retail" / "data.csv"  # where a download puts it
+    path.parent.mkdir(parents=True)
     path.write_text("\n".join(lines) + "\n")
     log = read(path)
+    assert read("online-retail", cache_dir=str(tmp_path)).sha256() == log.sha256()
     assert log.clients.tolist() == [17850, 17851] and np.diff(log.offsets).tolist() == [3, 1]
     assert log.products.ids.tolist() == ["10001", "10002", "10003"], "a charge is no product"
     assert log.kind.tolist() == [BUY, BUY, REMOVE, BUY] and log.ref.tolist() == [0, 1, 0, 2]

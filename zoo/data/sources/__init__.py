@@ -72,11 +72,7 @@ def _resolved(data: DataConfig) -> DataConfig:
     Raises:
         DataError: a download that fails; a name that is nearly a known one.
     """
-    if not Path(data.path).expanduser().exists():
-        if data.path in known.KNOWN:
-            data = known.fetch(data)
-        elif (name := known.nearest(data.path)) and not data.query:
-            raise DataError(f"{data.path}: no such file, folder or known data set; did you mean {name!r}?")
+    data = known.fetch(data)
     if data.layout == "auto" and not data.query and data.columns == Columns() and generic.is_in_files(data.path):
         data = data.model_copy(update={"layout": layouts.recognise(data.path)})
     return data

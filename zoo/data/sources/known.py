@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
 from config import DataConfig, Layout
+from zoo.data.dataset import DataError
 from zoo.data.sources import cache
 from zoo.data.sources.download import download
 
@@ -98,13 +100,27 @@ KNOWN: dict[str, Known] = {
 }
 
 
-def fetch(data: DataConfig) -> DataConfig:
-    """`data`, its known name replaced by the downloaded file and how that is read.
+def find(data: DataConfig) -> Known | None:
+    """The data set that `data.path` is the name of; None where a file or folder is called so, or nothing known is.
 
     Raises:
-        DataError: the download fails.
+        DataError: it is nearly a known name.
     """
-    known = KNOWN[data.path]
+    if Path(data.path).expanduser().exists():
+        return None
+    if data.path not in KNOWN and not data.query and (name := nearest(data.path)):
+        raise DataError(f"{data.path}: no such file, folder or known data set; did you mean {name!r}?")
+    return KNOWN.get(data.path)
+
+
+def fetch(data: DataConfig) -> DataConfig:
+    """`data`, a known name replaced by the downloaded file and how that is read.
+
+    Raises:
+        DataError: the download fails, or the path is nearly a known name.
+    """
+    if (known := find(data)) is None:
+        return data
     folder = cache.directory(data.cache_dir) / "downloads" / data.path
     paths = [download(url, folder / url.rsplit("/", 1)[-1], f"{url}.md5" if known.md5 else None) for url in known.urls]
     return data.model_copy(

@@ -11,7 +11,7 @@ from config import DataConfig, SampleConfig
 from zoo.data.behaviour.log import BehaviourLog
 from zoo.data.behaviour.sources import form
 from zoo.data.dataset import DataError
-from zoo.data.sources import cache, files, layouts
+from zoo.data.sources import cache, files, known, layouts
 
 LAYOUTS = ("synerise", "online_retail", "otto")  # modules with `read(path, data_config) -> BehaviourLog`
 READ = {"path", "layout", "cache_dir"}  # knobs of `data`
@@ -31,7 +31,8 @@ def load(data: DataConfig, sample: SampleConfig, seed: int = 0) -> BehaviourLog:
     if data.path == "sample":
         log = importlib.import_module("zoo.data.behaviour.sources.sample").read(sample, seed)
     else:
-        layout, place = _layout(data), _place(data.path)
+        layout = _layout(data)  # before anything is downloaded
+        place = _place(known.fetch(data).path)
         module = importlib.import_module(f"zoo.data.behaviour.sources.{layout}")
         settings = {"behaviour": layout, "name": Path(place).name}
         inputs = module.inputs(place) if hasattr(module, "inputs") else files.find(place, any_suffix=True)
@@ -52,12 +53,13 @@ def _place(path: str) -> str:
 
 def _layout(data: DataConfig) -> str:
     """The layout of `data`, recognised where it is not stated."""
-    known = data.layout
-    if known == "auto":
-        known = layouts.recognise(_place(data.path))
-    if known not in LAYOUTS:
+    layout = data.layout
+    if layout == "auto":
+        named = known.find(data)
+        layout = named.layout if named else layouts.recognise(_place(data.path))
+    if layout not in LAYOUTS:
         raise DataError(
             f"{data.path}: no log of behaviour (purchases, carts, visits and searches of clients); wanted a folder "
             f"with product_buy.parquet and its sisters, or data.layout={' or '.join(LAYOUTS[1:])}"
         )
-    return known
+    return layout
