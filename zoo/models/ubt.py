@@ -361,11 +361,12 @@ MODEL = ModelSpec(
             name_negatives=32,
             dropout=0.1,
         ),
+        # Its vectors are for whatever is asked later: no task is the main one, so their weighted sum is watched.
         "base": _recipe(_BASE),
         # The four example runs of the original.
         "churn": _recipe(_BASE | {"monitor": "val_churn_loss"}, "churn:1"),
         "category": _recipe(_BASE | {"monitor": "val_category_loss"}, "category:1"),
-        "churn-category": _recipe(_BASE, "churn:1,category:0.5"),
+        "churn-category": _recipe(_BASE | {"monitor": "val_churn_loss"}, "churn:1,category:0.5"),
         "price": _recipe(_BASE | {"monitor": "val_price_loss"}, "price:1"),
     },
     paper="https://doi.org/10.1145/3758126",
