@@ -308,6 +308,7 @@ def test_each_stage_trains_its_own_part_and_lowers_its_loss(prepared, tmp_path):
     for row in stages["train"]:
         assert np.isfinite([row[name] for name in ("info_nce", "kl", "variance", "accuracy")]).all()
     assert stages["train"][-1]["accuracy"] > stages["train"][0]["accuracy"]
+    assert stages["train"][-1]["kl"] > model.config.free_bits * model.config.embedding_dim
     twin, _ = train(prepared, tmp_path / "texts", "epochs=1,text_epochs=3,learning_rate=1e-2")
     for name, changes in (("text_encoder", False), ("text_decoder", False), ("tower_0", True), ("tower_1", True)):
         weights = [[array(w) for w in one.get_layer(name).trainable_variables] for one in (model, twin)]

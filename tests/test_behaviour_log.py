@@ -101,6 +101,18 @@ def test_the_split_release_is_read_with_its_targets(tmp_path):
     assert np.diff(log.offsets).tolist() == [1, 7, 4, 4] and log.products.ids[log.ref[0]] == 13
 
 
+def test_codes_are_as_many_and_called_as_they_are(tmp_path):
+    """The shop's own release has 20 codes, in a column `embedding`."""
+    write(tmp_path)
+    for file, usual in (("search_query", "query"), ("product_properties", "name")):
+        columns = pq.read_table(tmp_path / f"{file}.parquet").to_pydict()
+        columns["embedding"] = [str(np.arange(20)) for _ in columns.pop(usual)]
+        pq.write_table(pa.table(columns), tmp_path / f"{file}.parquet")
+    log = read(tmp_path)
+    assert log.queries.tolist() == [list(range(20))]
+    assert log.products.name[0].tolist() == list(range(20))
+
+
 def test_order_of_rows_decides_nothing_but_ties(tmp_path):
     backwards = {kind: rows[::-1] for kind, rows in EVENTS.items() if kind != "page_visit"}
     one = read(write(tmp_path / "a"))
@@ -177,6 +189,8 @@ def test_windows_are_the_official_ones(tmp_path):
     assert found.end == int(log.time[log.kind == BUY].max()) + 1
     with pytest.raises(DataError, match=r"leave no input.*behaviour\.window_days"):
         windows.official(log, 31)
+    with pytest.raises(DataError, match=r"no purchase between 2022-07-24.* and 2022-07-28.*window_days higher"):
+        windows.official(log, 4)  # days 53 to 57; the purchases are of days 50 and 60
 
 
 def test_cut_offs_never_reach_into_the_targets(tmp_path):
@@ -287,6 +301,24 @@ def test_the_real_invoice_lines_can_be_cut_and_judged():
     churn = tasks["churn"]
     assert 0.3 < churn.train.mean() < 0.8
     assert tasks["propensity_category"].train.sum() > 1_000
+
+
+@pytest.mark.parametrize("days", [10, 13])
+def test_the_real_sessions_can_be_cut_and_asked_about(days):
+    """All windows that its ten purchases allow lie between."""
+    path = SHARED / "otto-fixture-ccby" / "train.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not here")
+    log = read(path)
+    assert len(log.clients) == 20 and np.bincount(log.kind, minlength=5).tolist() == [10, 52, 0, 800, 0]
+    prepared = prepare(log, BehaviourConfig(window_days=days))
+    assert len(prepared.everyone()) == 20 and prepared.train.lengths.sum() == np.count_nonzero(log.time < prepared.cut)
+    asked = labels.tasks(log, log.relevant(), prepared.windows, 100)
+    buyers = [int((1 - labels_of).sum()) for labels_of in (asked["conversion"].train, asked["conversion"].validation)]
+    assert buyers == [1 if days == 10 else 2, 1]
+    for other in (9, 14):
+        with pytest.raises(DataError, match=r"behaviour\.window_days"):
+            windows.official(log, other)
 
 
 def test_sessions_are_clients_of_a_log_without_properties(tmp_path):

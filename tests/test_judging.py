@@ -8,7 +8,7 @@ import pytest
 
 from config import ConfigError, JudgeConfig, SampleConfig
 from tests.small_behaviour import log_of
-from zoo import judging
+from zoo import judging, probe
 from zoo.data.behaviour import labels, windows
 from zoo.data.behaviour.labels import PROPENSITIES, TASKS, Task
 from zoo.data.behaviour.log import ADD, BUY
@@ -315,6 +315,27 @@ def test_one_client_and_none_active():
     nobody = replace(log, asked={"active_clients": np.zeros(0, np.int64)})
     table = judging.judge(nobody, targets, clients, {}, QUICK, 20)
     assert "churn: left out; none of the 1 clients is active" in table.notes
+
+
+@pytest.mark.once
+def test_the_full_probe_is_as_large_as_the_challenges(monkeypatch):
+    """Asked about one task: nobody bought before the targets, and the first window's product not in the second."""
+    made = []
+
+    def kept(*arguments):
+        made.append(probe.Probe(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(judging, "Probe", kept)
+    monkeypatch.setattr(judging, "_always", lambda *_: {"random": entry(range(6))[1]})  # a row takes a second or two
+    monkeypatch.setattr(probe, "PREDICTED", 8)  # else a thousand copies of the last client are predicted, too
+    before = [(client, ADD, 1, client % 3) for client in range(6)]
+    log, targets, clients = little([*before, (0, BUY, 22, 0), (1, BUY, 22, 0), (1, BUY, 28, 1), (2, BUY, 28, 1)], 6)
+    table = judging.judge(log, targets, clients, {}, JudgeConfig(probe="full", probe_epochs=1, probe_batch=6), 20)
+    assert made[0].count_params() - 2_048 * (made[0].dim + 1) == pytest.approx(50.4e6, rel=1e-3)
+    row = table.rows["random"]
+    assert list(row["tasks"]) == ["conversion"] and np.isfinite([row["mean"], *row["interval"]]).all()
+    assert any("6 clients, full probe, epoch, seed 0" in note for note in table.notes)
 
 
 @pytest.mark.once

@@ -277,8 +277,8 @@ def test_the_command_line_recommends_what_was_learned(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     shop = "sample.num_users=80,sample.num_items=40,sample.num_days=60,sample.events_per_user=12,train.epochs=1"
     arguments = ["--model", "ubt", "--preset", "tiny", "--run-dir", "run", "--override"]
-    weights = "task_weights=churn:1.0,category_propensity:0.5"
-    assert main.main(["train_validation_model", *arguments, f"{shop},{weights}"]) == 0
+    weights = ["--task-weights", "churn:1.0,category_propensity:0.5"]
+    assert main.main(["train_validation_model", *arguments, shop, *weights]) == 0
     assert main.main(["compute_predictions", "--run-dir", "run"]) == 0
     told = capsys.readouterr().out
     assert "no recommendations.json: the run did not learn the task sku" in told and "shorter than" not in told
