@@ -56,14 +56,15 @@ def random_log(seed=0, clients=40, products=12, categories=4, urls=30, queries=9
 
 
 def faithful_log(seed=0, clients=60, categories=4, days=80):
-    """Every other client buys twice a week, in a category of his own; the others look at the same number of pages."""
+    """Every other client buys twice a week, mostly one product of a category of his own; the others visit as often."""
     rng = np.random.default_rng(seed)
     log = random_log(seed, products=8 * categories, categories=categories, counts=np.full(clients, 2 * days // 7))
     owner = np.repeat(np.arange(clients), np.diff(log.offsets))
     time = rng.integers(0, days * 24, len(owner)) * (DAY // 24) + 1_600_000_000_000 // DAY * DAY
     time = time[np.lexsort((time, owner))]
     kind = np.where(owner % 2, BUY, VISIT).astype(np.int8)
-    product = owner // 2 % categories * 8 + rng.integers(0, 8, len(owner))
+    place = np.where(rng.random(len(owner)) < 0.8, owner // (2 * categories) % 8, rng.integers(0, 8, len(owner)))
+    product = owner // 2 % categories * 8 + place
     category = (np.arange(8 * categories) // 8).astype(np.int32)
     return replace(
         log,

@@ -160,7 +160,7 @@ def test_names_are_learned(faithful):
 
 
 def test_it_learns_what_is_planted(faithful):
-    """Of clients in the window behind the cut: who buys, and from which categories."""
+    """Of clients in the window behind the cut: who buys, from which categories, and which products."""
     _, model, data = faithful
     everyone = data.everyone()
     user = model.vectors(everyone)
@@ -171,6 +171,8 @@ def test_it_learns_what_is_planted(faithful):
     assert 10 < idle.sum() < len(idle) - 10 and auroc(idle, scores[:, None])[0] > 0.95
     best = np.argmax(user @ ops.convert_to_numpy(model.category_embeddings()).T[:, NUM_SPECIALS:], axis=1)
     assert (best[owner] + NUM_SPECIALS == data.catalogue.category[product]).mean() > 0.8
+    best = np.argmax(user @ model.item_matrix().T[:, NUM_SPECIALS:], axis=1)
+    assert (best[owner] + NUM_SPECIALS == product).mean() > 0.3  # an eighth by the category alone
 
 
 @pytest.mark.once
