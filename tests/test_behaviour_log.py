@@ -204,7 +204,7 @@ def test_cut_offs_never_reach_into_the_targets(tmp_path):
 def test_labels_of_the_six_tasks(tmp_path):
     folder = write(tmp_path)
     (folder / "target").mkdir()
-    np.save(folder / "target" / "propensity_sku.npy", np.array([99, 10, 1234]))
+    np.save(folder / "target" / "propensity_sku.npy", np.array([99, 10, 1234], object))  # as it is officially read
     np.save(folder / "target" / "popularity_propensity_sku.npy", np.array([1.0, 4.0, 2.0]))
     log = read(folder)
     targets = windows.official(log, 14)

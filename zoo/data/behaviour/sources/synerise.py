@@ -23,6 +23,7 @@ from zoo.data.behaviour.ingest import collect
 from zoo.data.behaviour.log import BUY, KINDS, SEARCH, VISIT, BehaviourLog
 from zoo.data.dataset import DataError
 from zoo.data.sources.connection import connect, explained, literal, quoted, schema
+from zoo.data.sources.unpickling import load_array
 
 CLIENT, TIME, SKU = "client_id", "timestamp", "sku"
 
@@ -120,10 +121,7 @@ def _asked(folder: Path) -> dict[str, np.ndarray]:
     files = [folder / "relevant_clients.npy", *(folder / "input").glob("*.npy"), *(folder / "target").glob("*.npy")]
     for file in files:
         if file.exists():
-            try:
-                array = np.load(file, allow_pickle=False)
-            except (ValueError, EOFError, OSError) as error:
-                raise DataError(f"{file}: not a plain .npy file ({error}); save it with allow_pickle=False") from None
+            array = load_array(file)
             if array.ndim != 1:
                 raise DataError(f"{file}: has the shape {array.shape}; wanted a list of ids or weights")
             found[file.stem] = array
