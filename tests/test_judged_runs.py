@@ -47,6 +47,9 @@ def test_vectors_are_exported_merged_and_judged(tmp_path, capsys):
     (made / "entry.json").unlink()
     assert run("merge_embeddings", merged, f"folders={made}") == 0
     assert not (merged / "entry.json").exists()
+    (made / "entry.json").write_text("{")
+    assert run("evaluate_embeddings", merged, f"folders={made}") == 2
+    assert "entry.json: is damaged; export the vectors again" in capsys.readouterr().err
 
 
 def test_a_run_that_the_judge_refuses_is_there_and_resumed_is_judged_alone(tmp_path, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from zoo.data.behaviour import sources
 from zoo.data.behaviour.log import BehaviourLog
 from zoo.data.behaviour.prepared import BehaviourPrepared, prepare, prepare_as
 from zoo.data.behaviour.windows import official
+from zoo.data.dataset import DataError
 from zoo.recommender import Recommender, UserEncoder
 from zoo.request import Request
 from zoo.running import announce, clear, facts, for_production, holds, working
@@ -223,7 +224,12 @@ def _asked_clients(prepared: BehaviourPrepared, predict: PredictConfig) -> tuple
 def _cut(folder: str) -> int | None:
     """Before which time the events lie that vectors were made of, where `export` has said so."""
     path = Path(folder) / ENTRY
-    return int(json.loads(path.read_text())["cut"]) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return int(json.loads(path.read_text())["cut"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: is damaged; export the vectors again") from None
 
 
 def _folders(config: RunConfig) -> tuple[str, ...]:
