@@ -197,32 +197,30 @@ class CrossDomain(Recommender):
         masked = ops.equal(item, MASK)
         return self.mask(ops.where(masked, NUM_SPECIALS + which, 0))
 
-    def _pooled(self, states: Any, inputs: dict[str, Any], domain: int | None) -> tuple[Any, Any]:
-        """Vectors (R, L, D) of the events that each slot may know, all or of one domain, and whether there are any."""
+    def _known(self, inputs: dict[str, Any], domain: int | None = None) -> Any:
+        """(R, L, L) bool: the events that each slot may know, all or of one domain."""
         shown = ops.logical_and(ops.not_equal(inputs["item"], MASK), ops.greater(inputs["segment"], 0))
         if domain is not None:
             shown = ops.logical_and(shown, ops.equal(inputs["domain"], domain))
-        known = ops.logical_and(visible(inputs["segment"], self.config.causal), shown[:, None, :])
-        return pooled(states, known, self.config.pooling == "last"), ops.cast(ops.any(known, axis=-1), states.dtype)
+        return ops.logical_and(visible(inputs["segment"], self.config.causal), shown[:, None, :])
 
     # --------------------------------------------------------------------------------------------- stage 1
 
     def _represent(self, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
         """By encoder, states (T, D), of the masked slots or, with `causal`, of all; vectors of users (U, D): `cross`,
         `cross_there` (U,), and, one per domain and stacked, (U, G, D) `specific`, `common`, (U, G) `there`."""
-        result = {}
+        row = inputs["person"] // inputs["item"].shape[1]
+        known = _at(self._known(inputs), inputs["person"])[:, None]  # (U, 1, L), and with each domain's alone (U, G, L)
+        domains = ops.arange(1, self.num_domains + 1, dtype="int32")[:, None]
+        by_domain = ops.logical_and(known, ops.equal(ops.take(inputs["domain"], row, axis=0)[:, None], domains))
+        there = {"there": ops.any(by_domain, axis=-1), "cross_there": ops.any(known[:, 0], axis=-1)}
+        result = {name: ops.cast(one, inputs["people"].dtype) for name, one in there.items()}
         for kind in KINDS:
             states = self._encoded(kind, inputs, training)
             result[f"{kind}_states"] = _at(states, inputs.get("slot"))
-            domains = [None] if kind == "cross" else range(1, self.num_domains + 1)
-            made = [self._pooled(states, inputs, domain) for domain in domains]
-            vectors = [_at(vector, inputs["person"]) for vector, _ in made]
-            there = [ops.take(ops.reshape(one, (-1,)), inputs["person"], axis=0) for _, one in made]
-            if kind == "cross":
-                result["cross"], result["cross_there"] = vectors[0], there[0]
-            else:
-                result[kind], result["there"] = ops.stack(vectors, axis=1), ops.stack(there, axis=1)
-        return result
+            seen = known if kind == "cross" else by_domain
+            result[kind] = pooled(ops.take(states, row, axis=0), seen, self.config.pooling == "last")
+        return result | {"cross": result["cross"][:, 0]}
 
     def _representation_loss(self, x: dict[str, Any], labels: Any, weights: Any, found: dict[str, Any]) -> Any:
         config, people = self.config, x["people"]
@@ -292,10 +290,8 @@ class CrossDomain(Recommender):
         """The specific and the cross vector (T, D) of the user at each wanted slot: given, or made of what is there."""
         if "specific" in inputs:
             return [ops.reshape(inputs[kind], (-1, inputs[kind].shape[-1])) for kind in ("specific", "cross")]
-        vectors, trained = [], self.config.fine_tune_users
-        for kind, of in (("specific", self.target), ("cross", None)):
-            encoded = self._encoded(kind, inputs, training and trained)
-            vectors.append(_at(self._pooled(encoded, inputs, of)[0], inputs["slot"]))
+        trained, kinds = self.config.fine_tune_users, (("specific", self.target), ("cross", None))
+        vectors = [self._view(kind, domain, inputs, training and trained) for kind, domain in kinds]
         return vectors if trained else [ops.stop_gradient(vector) for vector in vectors]
 
     def introduce(self, histories: Histories) -> Histories:
@@ -330,9 +326,10 @@ class CrossDomain(Recommender):
                 result[f"{kind}_{file_name}"] = partial(self._view, kind, g)
         return result | {"cross": partial(self._view, "cross", None)}
 
-    def _view(self, kind: str, domain: int | None, inputs: dict[str, Any]) -> Any:
-        """(B, D) vectors of users that stage 1 has learned to make."""
-        return _at(self._pooled(self._encoded(kind, inputs, False), inputs, domain)[0], inputs["slot"])
+    def _view(self, kind: str, domain: int | None, inputs: dict[str, Any], training: bool = False) -> Any:
+        """(T, D) vectors of users, of what each wanted slot may know."""
+        states = self._encoded(kind, inputs, training)
+        return _at(pooled(states, self._known(inputs, domain), self.config.pooling == "last"), inputs["slot"])
 
     def item_embeddings(self) -> Any:
         return self.embed_items(ops.arange(self.catalogue.items.size, dtype="int32"))
