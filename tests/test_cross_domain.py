@@ -239,9 +239,10 @@ def test_common_vectors_are_taught_to_hide_what_the_discriminator_learns_to_find
 
 @pytest.mark.once
 def test_the_contrast_finds_a_user_in_his_other_domains():
-    common = np.random.default_rng(0).normal(size=(5, 3, 8)).astype(np.float32)
+    """Among all but further windows of his own history: the first and the fourth are of one."""
+    common, history = np.random.default_rng(0).normal(size=(5, 3, 8)).astype(np.float32), np.array([7, 1, 2, 7, 4])
     there = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 1, 1]], np.float32)
-    found = float(array(domain_losses.contrast(*tensors((common, there)), temperature=0.1)))
+    found = float(array(domain_losses.contrast(*tensors((common, there, history)), temperature=0.1)))
     each = []
     for g in range(3):
         elsewhere = there * (np.arange(3) != g)
@@ -249,7 +250,8 @@ def test_the_contrast_finds_a_user_in_his_other_domains():
         mean = (common * elsewhere[..., None]).sum(1)[users]
         one = common[users, g] / np.linalg.norm(common[users, g], axis=1, keepdims=True)
         logits = one @ (mean / np.linalg.norm(mean, axis=1, keepdims=True)).T / 0.1
-        each.append(np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits)))
+        among = (history[users, None] != history[users]) | np.eye(len(users), dtype=bool)
+        each.append(np.mean(np.log((among * np.exp(logits)).sum(1)) - np.diag(logits)))
     assert found == pytest.approx(np.mean(each), rel=1e-4)
 
 
@@ -259,7 +261,7 @@ def test_the_contrast_is_a_part_of_the_loss():
     x, y, weight = (tensors(part) for part in stage_one(model))
     found = model(x)
     there = found["there"] * x["people"][:, None]
-    wanted = 0.5 * float(array(domain_losses.contrast(found["common"], there, 0.3)))
+    wanted = 0.5 * float(array(domain_losses.contrast(found["common"], there, x["history"], 0.3)))
     one, other = (float(array(m.compute_loss(x=x, y=y, y_pred=found, sample_weight=weight))) for m in (model, plain))
     assert wanted > 1e-3 and one - other == pytest.approx(wanted, rel=1e-3)
 

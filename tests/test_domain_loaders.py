@@ -109,6 +109,24 @@ def test_encoders_of_users_predict_what_comes_next_in_what_they_see():
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("causal", [True, False])
+def test_windows_of_one_history_are_told(causal):
+    log, known = histories([30, 0, 9, 25, 4]), catalogue()
+    config = RunConfig(model=CrossDomainConfig(max_length=LENGTH, causal=causal, mask_share=0.2))
+    loader, found = representing(log, known, config), []
+    for index in range(len(loader)):
+        x, _, _ = loader[index]
+        item, position = x["item"].reshape(-1), x["position"].reshape(-1)
+        for slot, history in zip(x["person"][x["people"] > 0], x["history"][x["people"] > 0], strict=True):
+            window = item[slot - position[slot] : slot + 1]
+            events = log.item[log.offsets[history] : log.offsets[history + 1]]
+            whole = np.lib.stride_tricks.sliding_window_view(events, len(window))
+            assert ((window == whole) | (window == MASK)).all(axis=1).any()
+            found.append(int(history))
+    assert sorted(found) == [0, 0, 0, 0, 2, 3, 3, 3, 4]
+
+
+@pytest.mark.once
 def test_each_stage_masks_its_own():
     log, known = histories([8, 9, 12, 5, 7, 3, 9]), catalogue()
     config = RunConfig(model=CrossDomainConfig(max_length=LENGTH, mask_share=0.5, last_share=0.0))

@@ -51,6 +51,8 @@ def test_layout_is_what_a_loop_would_make(lengths, seed):
         assert np.flatnonzero(segment[place]).tolist() == sorted(slots)
         for event, at, ordinal, slot in expected:
             assert (index[place, slot], position[place, slot], segment[place, slot]) == (event, at, ordinal)
+    slots = np.flatnonzero(segment)
+    assert np.array_equal(begins[packing.sequences(rows, segment, slots)], (index - position).reshape(-1)[slots])
 
 
 def test_natural_lengths_fill_nearly_every_slot():

@@ -22,16 +22,20 @@ def told_apart(logits: Any, there: Any) -> Any:
     return ops.mean(ops.sum(own * there, axis=0) / ops.maximum(ops.sum(there, axis=0), 1.0))
 
 
-def contrast(vectors: Any, there: Any, temperature: float) -> Any:
-    """InfoNCE: a user's vector (U, G, D) of one domain finds that of his other domains among those of all users."""
+def contrast(vectors: Any, there: Any, history: Any, temperature: float) -> Any:
+    """InfoNCE: a user's vector (U, G, D) of one domain finds that of his other domains among those of all users.
+
+    Further windows of his own `history` (U,) are not among them.
+    """
     total, domains = 0.0, there.shape[1]
+    stranger = ops.logical_or(ops.not_equal(history[:, None], history), ops.eye(history.shape[0], dtype="bool"))
     for g in range(domains):
         elsewhere = there * ops.cast(ops.not_equal(ops.arange(domains), g), there.dtype)
         both = there[:, g] * ops.cast(ops.any(elsewhere > 0, axis=1), there.dtype)
         one, other = l2_normalize(vectors[:, g]), l2_normalize(weighted_mean(vectors, elsewhere))
         logits = ops.cast(ops.matmul(one, ops.transpose(other)), "float32") / temperature
         own = ops.cast(ops.sum(one * other, axis=-1), "float32") / temperature
-        others = ops.logsumexp(ops.where(both[None, :] > 0, logits, HIDDEN), axis=-1)
+        others = ops.logsumexp(ops.where(ops.logical_and(stranger, both > 0), logits, HIDDEN), axis=-1)
         total = total + losses.weighted_mean(ops.where(both > 0, others - own, 0.0), both)
     return total / domains
 

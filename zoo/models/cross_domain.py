@@ -238,7 +238,7 @@ class CrossDomain(Recommender):
             logits = self._domain_logits(reverse_gradient(found["common"], x["reversal"][0]))
             total = total + config.adversarial * domain_losses.told_apart(logits, there)
         if config.contrastive:
-            again = domain_losses.contrast(found["common"], there, config.contrastive_temperature)
+            again = domain_losses.contrast(found["common"], there, x["history"], config.contrastive_temperature)
             total = total + config.contrastive * again
         if not config.same_user:
             found = found | {kind: ops.roll(found[kind], 1, axis=0) for kind in ("specific", "common")}

@@ -202,6 +202,7 @@ class _Representing(SequenceLoader):
 
     person     (U,) int32 the flat slot at which each sequence ends (all of it is known there), and
     people     (U,) float32 1 where there is one, 0 for what fills the batch up
+    history    (U,) int32 the history that each sequence is a window of
     reversal   (1,) float32 strength of the gradient reversal: 2 / (1 + exp(-10 p)) - 1 at the share p of the training
                (Ganin & Lempitsky 2015, section 5.2), or 1 with `model.reversal=constant`
     negatives  (N,) int32 trained items, drawn uniformly, `model.representation_negatives` of them; absent where there
@@ -212,12 +213,16 @@ class _Representing(SequenceLoader):
         super().__init__(histories, catalogue, config)
         per_row = np.diff(self.packing.offsets)
         self._num_people = max(int(np.sort(per_row)[-self.rows_per_batch :].sum()), 1)
+        self._history = histories.row_of_event[self._begins]
 
-    def with_people(self, x: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def with_people(
+        self, x: dict[str, np.ndarray], rows: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
         segment = np.pad(x["segment"], ((0, 0), (0, 1)))
         ends = np.flatnonzero((segment[:, :-1] > 0) & (segment[:, :-1] != segment[:, 1:]))
-        x["person"] = np.zeros(self._num_people, np.int32)
+        x["person"], x["history"] = (np.zeros(self._num_people, np.int32) for _ in range(2))
         x["person"][: len(ends)] = ends
+        x["history"][: len(ends)] = self._history[self.packing.sequences(rows, x["segment"], ends)]
         x["people"] = (np.arange(self._num_people) < len(ends)).astype(np.float32)
         model: Any = self.config.model
         share = (self.epoch + 0.5) / max(model.representation_epochs, 1)  # in the middle of the epoch
@@ -239,7 +244,7 @@ class MaskedRepresentationLoader(_Representing, DomainLoader):
     def batch(self, rows: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> tuple[dict, Any, Any]:
         x, y, weight = super().batch(rows, real, rng)
         del x["latest"]  # of the recommender
-        return self.with_people(x, rng), y, weight
+        return self.with_people(x, rows, rng), y, weight
 
 
 class NextRepresentationLoader(_Representing):
@@ -271,7 +276,7 @@ class NextRepresentationLoader(_Representing):
         x |= _domains(x, self.catalogue)
         following, there = self._next[index], self._next_there[index]
         _, x["next_there"], x["weight_there"] = self.asked({}, there, filled & (there != index), rng)
-        return self.asked(self.with_people(x, rng), following, filled & (following != index), rng)
+        return self.asked(self.with_people(x, rows, rng), following, filled & (following != index), rng)
 
 
 def representing(histories: Histories, catalogue: Catalogue, config: RunConfig) -> SequenceLoader:

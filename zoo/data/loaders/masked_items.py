@@ -64,10 +64,8 @@ class MaskedItemLoader(SequenceLoader):
         """The flat slots to mask, ascending, out of `slots`, ascending."""
         if not len(slots):
             return slots
-        packing = self.packing
         model: Any = self.config.model
-        ordinal = segment.reshape(-1)[slots] - 1
-        sequence = packing.order[packing.offsets[rows[slots // packing.row_length]] + ordinal]
+        sequence = self.packing.sequences(rows, segment, slots)
         starts = np.flatnonzero(np.diff(sequence, prepend=-1))  # slots of a sequence follow each other
         sizes = np.diff(starts, append=len(slots))
         last = rng.random(len(starts)) < model.last_share

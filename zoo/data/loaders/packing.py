@@ -63,6 +63,10 @@ class Packing:
         segment.reshape(-1)[slot] = np.repeat(ordinal + 1, lengths)
         return index, positions, segment
 
+    def sequences(self, rows: np.ndarray, segment: np.ndarray, slot: np.ndarray) -> np.ndarray:
+        """The sequence that lies at each flat `slot` of the layout of `rows`, given its `segment`."""
+        return self.order[self.offsets[rows[slot // self.row_length]] + segment.reshape(-1)[slot] - 1]
+
 
 def pack(lengths: np.ndarray, row_length: int, closely: bool = False) -> Packing:
     """Packs sequences greedily: into each row the longest one that still fits, until none does.
