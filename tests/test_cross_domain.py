@@ -238,6 +238,16 @@ def test_common_vectors_are_taught_to_hide_what_the_discriminator_learns_to_find
 
 
 @pytest.mark.once
+def test_the_domain_of_each_vector_is_told():
+    """Domains count alike, however many users have events there."""
+    logits = np.random.default_rng(0).normal(size=(4, 3, 3)).astype(np.float32)
+    there = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [1, 1, 1]], np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    each = [-np.log(shares[there[:, g] > 0, g, g]).mean() for g in range(3)]
+    assert float(array(domain_losses.told_apart(*tensors((logits, there))))) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+@pytest.mark.once
 def test_the_contrast_finds_a_user_in_his_other_domains():
     """Among all but further windows of his own history: the first and the fourth are of one."""
     common, history = np.random.default_rng(0).normal(size=(5, 3, 8)).astype(np.float32), np.array([7, 1, 2, 7, 4])

@@ -1,17 +1,22 @@
 """The model across domains, trained: from the command line, and what another domain is worth."""
 
+import dataclasses
 import json
+import re
+from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
 import main
-from config import override
+from config import SampleConfig, override
 from zoo import artifacts, backends, evaluation, registry, training
-from zoo.data import splits
+from zoo.data import sources, splits
 from zoo.data.catalogue import prepare
 from zoo.data.dataset import Dataset
+from zoo.data.sources import synthetic
 
 
 @pytest.mark.once
@@ -50,6 +55,42 @@ def test_vectors_of_an_earlier_epoch_are_exported(tmp_path, capsys):
     assert "kept are recommender_1, recommender_2, representations_1, representations_2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("preset", ["tiny", "published"])
+def test_masked_items_teach_both_stages(preset, tmp_path):
+    """Trained, recommending and exported, with either gate."""
+    small = "embedding_dim=8,max_length=12,num_blocks=1,target_domains=kitchen,sample.num_users=40"
+    knobs = f"causal=false,reversal=constant,epochs=1,representation_epochs=1,{small}"
+    run = ["--run-dir", str(tmp_path / "run")]
+    options = ["--model", "cross_domain", "--preset", preset, "--override", knobs]
+    assert main.main(["train_validation_model", *options, *run]) == 0
+    views = ("specific_kitchen", "common_grocery", "cross")
+    assert main.main(["compute_predictions", *run]) == 0
+    assert main.main(["export_embeddings", *run, "--override", f"embedding_views={','.join(views)}"]) == 0
+    assert pd.read_csv(tmp_path / "run" / "history.csv")["stage"].tolist() == ["representations", "recommender"]
+    sample = synthetic.read(SampleConfig(num_users=40))
+    kitchen = sample.items.ids[np.unique(sample.events.item[sample.events.columns["domain"] == 1])]
+    lists = json.loads((tmp_path / "run" / "recommendations.json").read_text())
+    assert len(lists) == 40 and {item for pairs in lists.values() for item, _ in pairs} <= set(kitchen.tolist())
+    for view in views:
+        vectors = np.load(tmp_path / "run" / f"{view}.npy").astype(np.float32)
+        assert vectors.shape == (40, 8) and np.isfinite(vectors).all() and np.ptp(vectors, axis=0).min() > 0
+
+
+@pytest.mark.once
+def test_what_each_part_is_worth_is_compared(tmp_path):
+    """The command that README shows, quickly."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (models,) = re.findall(r"compare_models --preset tiny --models '(cross_domain,[^']*)'", readme)
+    knobs = "epochs=1,representation_epochs=1,sample.num_users=60,sample.num_items=60,embedding_dim=8,bootstrap=100"
+    options = ["--preset", "tiny", "--models", models, "--run-dir", str(tmp_path), "--override", knobs]
+    assert main.main(["compare_models", *options]) == 0
+    compared = json.loads((tmp_path / "comparison.json").read_text())
+    full, *others = compared["rows"]
+    assert full == "cross_domain" and len(others) == 5 and "cross_domain[separation=0]" in others
+    tested = {pair["model"]: pair["p_value"] for pair in compared["paired"] if pair["against"] == full}
+    assert list(tested) == others and all(0 < p <= 1 for p in tested.values())
+
+
 @pytest.mark.once
 def test_there_may_be_no_first_stage(tmp_path, capsys):
     knobs = "train.epochs=1,representation_epochs=0,gating=none,sample.num_users=60"
@@ -57,6 +98,26 @@ def test_there_may_be_no_first_stage(tmp_path, capsys):
     assert main.main(["train_validation_model", *options]) == 0
     output = capsys.readouterr().out
     assert "recommender epoch" in output and "representations epoch" not in output
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_recommender_teaches_vectors_of_users_only_if_asked(tuned, tmp_path):
+    spec = registry.get("cross_domain")
+    small = "epochs=1,monitor=null,patience=null,embedding_dim=8,max_length=12,sample.num_users=40"
+    config = override(spec.preset("tiny"), [f"fine_tune_users={tuned},{small}"])
+    prepared = prepare(splits.split(sources.load(config.data, config.sample, 0), config.split, 0))
+    backends.seed(0)
+    model = artifacts.build("cross_domain", config, prepared.catalogue)
+
+    def weights():
+        return {layer.name: [keras.ops.convert_to_numpy(weight) for weight in layer.weights] for layer in model.layers}
+
+    before = weights()
+    training.fit(model, dataclasses.replace(spec, stages=spec.stages[1:]), prepared, config, tmp_path)
+    pairs = {name: zip(before[name], after, strict=True) for name, after in weights().items()}
+    moved = {name for name, both in pairs.items() if not all(np.array_equal(*pair) for pair in both)}
+    users = {"user_items", "specific", "cross"} if tuned else set()
+    assert moved == {"item_id", "mask", "recommender", "gate"} | users
 
 
 # ---------------------------------------------------------------------------------- what another domain is worth
