@@ -103,8 +103,17 @@ def test_a_history_is_on_one_side_of_a_split():
     assert leaks(windows.join(data)) == 0
 
 
+def test_pieces_are_not_split_by_user():
+    whole = np.random.default_rng(0).permutation(30)
+    data = dataset([*(whole[i : i + 6] for i in range(20)), [30, 31], [33, 34], [36, 37]])
+    config = SplitConfig(strategy="by_user")
+    with pytest.raises(DataError, match=r"by_user keeps people apart, but 19 of 23 users .* data.windows=join makes"):
+        splits.split(data, config)
+    assert splits.split(windows.join(data), config).count(splits.TEST) == 1
+
+
 def test_logs_with_dates_are_believed():
     data = dataset([[1, 2, 3], [2, 3, 4]], [[1, 2, 3], [2, 3, 4]], "global")
     assert windows.warning(data) is None
-    with pytest.raises(DataError, match="windows=join is for logs without dates"):
-        windows.join(data)
+    joined = windows.join(data)
+    assert joined.events is data.events and "users stay as they are" in joined.notes[-1]

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from config import ConfigError, SplitConfig
-from zoo.data import dates
+from zoo.data import dates, windows
 from zoo.data.dataset import DataError, Dataset, Events
 
 Part = Literal["validation", "test"]
@@ -78,7 +78,7 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
     """Splits as `config.strategy` says.
 
     Raises:
-        DataError: nothing is left to train on or to test.
+        DataError: nothing is left to train on or to test, or a split by user of what seem to be pieces of users.
         ConfigError: dates that are missing, unreadable or in the wrong order; an action or domain that the log does not
             have.
     """
@@ -95,6 +95,8 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
     elif config.strategy == "temporal":
         result = temporal(dataset, config, aims)
     else:
+        if pieces := windows.warning(dataset):
+            raise DataError(f"{dataset.name}: split.strategy=by_user keeps people apart, but {pieces}")
         result = by_user(dataset, config.fraction, seed, config.targets == "all", aims)
     for name, part in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         if not result.count(part):

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from zoo.data.dataset import DataError, Dataset, Events
+from zoo.data.dataset import Dataset, Events
 
 SHARE = 2  # a piece shares at least one in two of its items with the next one, or the next one with it,
 LEAST = 2  # and so many at least
@@ -68,13 +68,12 @@ def join(dataset: Dataset) -> Dataset:
 
     A piece is put together with what is known of its history by the items that they share: the piece as it is, and each
     further event after the event that it followed before. Events that had one time in their piece keep one;
-    the times of a history that was put together are places in its order, a second apart.
-
-    Raises:
-        DataError: the log has dates, by which its pieces could be told and need no guess.
+    the times of a history that was put together are places in its order, a second apart. Logs with dates are believed,
+    and stay as they are.
     """
     if dataset.clock == "global":
-        raise DataError(f"{dataset.name}: data.windows=join is for logs without dates, and this one has them; unset it")
+        note = "data.windows=join: users stay as they are, for this log has dates"
+        return replace(dataset, notes=(*dataset.notes, note))
     events = dataset.events
     begins = np.searchsorted(events.user, np.arange(int(events.user[-1]) + 2))
     order: list[np.ndarray] = []
