@@ -152,6 +152,9 @@ def reached(dataset, folder, *knobs):
 
 @pytest.mark.once
 def test_the_other_domain_helps_where_taste_is_shared_and_only_there(tmp_path):
+    """The built-in sample does not show it within a minute: most looks follow from the one before (800 people gain .002
+    in NDCG@10 where taste is shared, .012 where it is not), and the first looks of visits, which taste decides, are too
+    few to tell (800 people, three of the kitchen each: .005 to .047, and .034 to .040)."""
     single = "gating=none,representation_epochs=0"
     for shared in (True, False):
         log = kitchen_and_food(shared)
