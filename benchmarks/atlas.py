@@ -9,32 +9,22 @@ its start to the drawn map, and from the turn of a wheel to the second frame aft
 
 from __future__ import annotations
 
-import http.server
 import json
-import queue
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from threading import Thread
 from typing import Any
 
 import numpy as np
 
+from benchmarks.browser import visited
 from benchmarks.record import write_record
 from config import AtlasConfig
 from eda import atlas, atlas_page
 from eda.atlas_subjects import Subject
 
 GROUPS, WAIT = 100, 300
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1400,900"
-)
-VISIT = """<script>
-const frame = () => new Promise(requestAnimationFrame);
-async function visit() {
+VISIT = """
   while (!$("message").hidden) await frame();
   await frame();
   const measured = { drawn: performance.now() / 1000 };
@@ -50,10 +40,8 @@ async function visit() {
     }
     measured[kind] = seconds.sort((a, b) => a - b)[6];
   }
-  fetch("/measured", { method: "POST", body: JSON.stringify(measured) });
-}
-visit();
-</script></body>"""
+  return measured;
+"""
 
 
 def generated(items: int, dim: int) -> Subject:
@@ -72,40 +60,6 @@ def generated(items: int, dim: int) -> Subject:
     )
 
 
-def visited(page: str) -> dict[str, float]:
-    """What the browser measures of the page."""
-    found: queue.Queue[dict[str, float]] = queue.Queue()
-    # It is to report: the page itself may reach nobody.
-    page = page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';").replace("</body>", VISIT)
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            self.wfile.write(page.encode())
-
-        def do_POST(self) -> None:
-            found.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, tempfile.TemporaryDirectory() as profile:
-        Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/"
-        command = ["chromium", *FLAGS.split(), f"--user-data-dir={profile}", "--remote-debugging-port=0", address]
-        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            return found.get(timeout=WAIT)
-        finally:
-            browser.terminate()
-            browser.wait()
-            server.shutdown()
-
-
 def main() -> None:
     items, dim = (*map(int, sys.argv[1:]), *(450_000, 64)[len(sys.argv) - 1 :])
     begin = time.perf_counter()
@@ -120,7 +74,7 @@ def main() -> None:
         "page_mb": round(len(page) / 1e6, 1),
     }
     if shutil.which("chromium"):
-        results["browser_seconds"] = {what: round(seconds, 3) for what, seconds in visited(page).items()}
+        results["browser_seconds"] = {what: round(seconds, 3) for what, seconds in visited(page, VISIT, WAIT).items()}
     print(json.dumps(results, indent=2))
     print(write_record(f"atlas_{items}_{dim}", results, ("numpy",)))
 

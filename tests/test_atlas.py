@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import main
+from benchmarks.browser import visited
 from config import AtlasConfig, ConfigError, SampleConfig
 from eda import atlas, atlas_page, atlas_subjects, projection
 from zoo import artifacts
@@ -260,46 +261,34 @@ def test_nothing_from_the_data_is_read_as_html():
     assert unescape(re.search(r"<h1>(.*)</h1>", page)[1]).startswith(NASTY)
 
 
-VISIT = """<script>
-addEventListener("load", () => setTimeout(() => {  // by then it is drawn
-  const text = (id) => $(id).textContent, seen = { message: $("message").hidden ? "" : text("message") };
+VISIT = """
+  const until = async (met) => { for (let i = 0; i < 300 && !met(); i++) await frame(); };
+  const text = (id) => $(id).textContent, gone = () => $("card").hidden, seen = {};
   const press = (key) => $("search").dispatchEvent(new KeyboardEvent("keydown", { key }));
+  const point = (x, y) => $("map").dispatchEvent(new PointerEvent("pointermove", { clientX: x, clientY: y }));
+  await until(() => $("message").hidden);
+  seen.message = $("message").hidden ? "" : text("message");
   $("search").value = "item 5";
   press("Enter");  // goes to the first that is found
   Object.assign(seen, { found: text("found"), gone_to: text("card") });
   const box = $("map").getBoundingClientRect(), middle = [box.left + box.width / 2, box.top + box.height / 2];
-  const point = (x, y) => $("map").dispatchEvent(new PointerEvent("pointermove", { clientX: x, clientY: y }));
   $("search").value = "";
   press("Enter");
-  seen.card_of_nothing = $("card").hidden;
+  seen.card_of_nothing = gone();
   point(...middle);
-  setTimeout(() => {
-    seen.under_the_mouse = text("card");
-    $("none").click();
-    point(...middle);
-    setTimeout(() => {
-      seen.hidden = $("card").hidden;
-      const report = document.createElement("pre");
-      report.id = "report";
-      report.textContent = JSON.stringify(seen);
-      document.body.append(report);
-    }, 200);
-  }, 200);
-}, 2000));
-</script>"""
+  await until(() => !gone());
+  seen.under_the_mouse = text("card");
+  $("none").click();
+  point(...middle);
+  await until(gone);
+  seen.hidden = gone();
+  return seen;
+"""
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
-def test_a_browser_draws_it_finds_an_item_and_tells_what_is_under_the_mouse(tmp_path):
-    page = atlas_page.render(chart(*shop())).replace("</body>", VISIT + "</body>")
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --no-first-run"
-    flags += " --disable-background-networking --disable-component-update --disable-sync"  # it asks nobody anything
-    command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=9000"]
-    command += ["--dump-dom", str(tmp_path / "page.html")]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    (report,) = re.findall(r'<pre id="report">(.*?)</pre>', shown)
-    seen = json.loads(unescape(report))
+def test_a_browser_draws_it_finds_an_item_and_tells_what_is_under_the_mouse():
+    seen = visited(atlas_page.render(chart(*shop())), VISIT, wait=60)
     assert seen["message"] == "" and seen["found"] == "11 found"  # 5, and 50 to 59
     for card in ("gone_to", "under_the_mouse"):
         assert seen[card].startswith("item 5category") and "price0.5" in seen[card]

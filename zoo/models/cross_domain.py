@@ -276,7 +276,8 @@ class CrossDomain(Recommender):
         events = ops.where(own[..., None], self.embed_items(x["item"]) + self._masks(x["item"], 1), asking)
         read = ops.logical_or(own[:, None, :], ops.eye(length, dtype="bool")[None])  # these events, and itself
         seen = ops.logical_and(visible(x["segment"], self.config.causal), read)
-        states = self.recommender(events, x["aim"], hiding(seen, events.dtype), "latest" in inputs, training=training)
+        bias, gaps = hiding(seen, events.dtype), "latest" in inputs
+        states = self.recommender(events, x["aim"], bias, gaps=gaps, training=training)
         state = _at(states, latest)
         if self.gate is None:
             return state
