@@ -193,11 +193,11 @@ def _told(projection: Projection, columns: dict[str, np.ndarray]) -> tuple[int, 
     for name, values in columns.items():
         if values.dtype == object:
             continue
-        rank = pd.Series(values[projection.fitted]).rank().to_numpy()
-        around = pd.Series(rank[nearest].mean(axis=1)).rank().to_numpy()
-        known = np.isfinite(rank) & np.isfinite(around)
-        if known.any() and np.ptp(rank[known]) and np.ptp(around[known]):
-            found.append(f"{name} {np.corrcoef(rank[known], around[known])[0, 1]:.2f}")
+        rank = pd.Series(values).rank().to_numpy()
+        mine, around = rank[projection.fitted], pd.Series(rank[nearest].mean(axis=1)).rank().to_numpy()
+        known = np.isfinite(mine) & np.isfinite(around)
+        if known.any() and np.ptp(mine[known]) and np.ptp(around[known]):
+            found.append(f"{name} {np.corrcoef(mine[known], around[known])[0, 1]:.2f}")
     return (nearest.shape[1], ", ".join(found)) if found else None
 
 

@@ -167,6 +167,15 @@ def test_every_item_is_on_the_map_with_what_is_known_of_it():
     assert re.match(r"Of the 5 nearest items 100% share the category; by chance \d+% would", made.notes[1])
 
 
+def test_of_many_items_some_are_fitted_and_all_are_drawn():
+    vectors, catalogue, dataset, group = shop(200)
+    dataset.items.columns["cluster"] = group.astype(float)
+    made = chart(vectors, catalogue, dataset, fit_items=60)
+    assert len(made.ids) == len(made.flat) == 200
+    said = " ".join(made.notes)
+    assert "fitted on 60 items" in said and float(re.search(r"cluster ([\d.]+)", said)[1]) > 0.9
+
+
 def test_items_without_a_vector_are_left_out_and_unknown_ones_have_no_features():
     vectors, catalogue, dataset, _ = shop()
     vectors[NUM_SPECIALS + 7] = 0
