@@ -8,10 +8,11 @@ import pyarrow as pa
 
 from zoo.data.behaviour.log import KINDS, NO_CODE, SEARCH, VISIT, WITH_PRODUCT, BehaviourLog, Products
 from zoo.data.dataset import DataError
-from zoo.data.sources.connection import explained, fetch, id_type, progress, scalar, schema
+from zoo.data.sources.connection import explained, fetch, fetch_events, id_type, progress, scalar, schema
 from zoo.data.sources.timestamps import to_milliseconds
 
 SPACES = {"product": WITH_PRODUCT, "url": (VISIT,), "query": (SEARCH,)}  # kinds whose events are about the same things
+TYPES = {"client": np.int32, "time": np.int64, "kind": np.int8, "ref": np.int32}
 MAX_CODE = np.iinfo(np.int16).max
 
 
@@ -59,7 +60,7 @@ def collect(
         sources = [f"SELECT DISTINCT client AS value FROM part_{kind}" for kind in kinds]
         clients = _codes(connection, "client", [*sources, "SELECT value FROM also_relevant"])
         step("sorting")
-        arrays = fetch(
+        arrays = fetch_events(
             connection,
             "SELECT client_codes.code AS client, time, kind, ref FROM ("
             + " UNION ALL ".join(
@@ -69,6 +70,7 @@ def collect(
                 for space in [next(space for space, members in SPACES.items() if kind in members)]
             )
             + ") JOIN client_codes ON client = client_codes.value ORDER BY 1, 2, 3, place",
+            TYPES,
         )
         connection.unregister("also_relevant")
         for kind in kinds:
@@ -80,9 +82,9 @@ def collect(
     return BehaviourLog(
         clients,
         offsets,
-        arrays["kind"].astype(np.int8),
-        arrays["time"].astype(np.int64, copy=False),
-        arrays["ref"].astype(np.int32, copy=False),
+        arrays["kind"],
+        arrays["time"],
+        arrays["ref"],
         table,
         categories,
         urls,

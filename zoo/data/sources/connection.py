@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ _INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMAL
     "INTEGER",
     "UINTEGER",
 }
+_VECTORS_AT_ONCE = 500  # of 2,048 rows: a million
 _PROGRESS_AFTER = 2.0  # seconds of silence before a long step shows how far it is
 
 
@@ -87,6 +88,20 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, np.ndarr
             empty, kind = (None, object) if array.dtype.kind == "O" else (np.nan, float)
             columns[name] = np.ma.filled(array.astype(kind), empty)
     return columns
+
+
+def fetch_events(connection: duckdb.DuckDBPyConnection, sql: str, types: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The columns of a SELECT of many rows, each of its NumPy type; NULL is NaN.
+
+    The rows come in blocks, and each block is made narrow before the next one comes: whole columns of what DuckDB
+    returns, and once more joined, would be several times the result.
+    """
+    result = connection.execute(sql)
+    blocks: dict[str, list[np.ndarray]] = {}
+    while len(block := result.fetch_df_chunk(_VECTORS_AT_ONCE)) or not blocks:
+        for name in map(str, block.columns):
+            blocks.setdefault(name, []).append(block[name].to_numpy(types[name]))
+    return {name: np.concatenate(blocks.pop(name)) for name in list(blocks)}
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:

@@ -12,6 +12,7 @@ from zoo.data.sources.connection import (
     connect,
     explained,
     fetch,
+    fetch_events,
     id_type,
     literal,
     progress,
@@ -200,6 +201,5 @@ def _events(connection: duckdb.DuckDBPyConnection, columns: dict[str, str], join
     """The events in order, coded."""
     selected = ", ".join(f"{value} AS {quoted(column)}" for column, value in columns.items())
     order = "1, 3" if "timestamp" in columns else "1"
-    arrays = fetch(connection, f"SELECT {selected} FROM log {joins} ORDER BY {order}, log.rowid")
-    typed = {column: np.ascontiguousarray(array, COLUMNS[column]) for column, array in arrays.items()}
+    typed = fetch_events(connection, f"SELECT {selected} FROM log {joins} ORDER BY {order}, log.rowid", COLUMNS)
     return Events(typed.pop("user"), typed.pop("item"), typed.pop("timestamp", None), typed)
