@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from config import BehaviourConfig, DataConfig, SampleConfig
-from zoo.data.behaviour import labels, sources, windows
+from zoo.data.behaviour import catalogue, labels, sources, windows
 from zoo.data.behaviour.catalogue import BehaviourCatalogue, count, url_hash
 from zoo.data.behaviour.log import ADD, BUY, DAY, NO_CODE, REMOVE, SEARCH, VISIT, lower_bound
 from zoo.data.behaviour.prepared import prepare
@@ -234,6 +234,14 @@ def test_a_catalogue_reads_back_and_adapts(tmp_path):
     assert known.items.decode(removed).tolist() == [12] and tokens.products.category[removed] == NUM_SPECIALS + 1
     unknown = known.adapt(read(write(tmp_path / "other", {"product_buy": [(1, 1, 0, 77)]}, properties=False)))
     assert unknown.ref.tolist() == [UNKNOWN]
+
+
+def test_clients_are_counted_some_at_a_time(monkeypatch):
+    log = sources.load(DataConfig(), SAMPLE, seed=1)
+    whole = count(log.at(log.end), min_visits=2).arrays()
+    monkeypatch.setattr(catalogue, "_CLIENTS_AT_ONCE", 7)
+    for name, array in count(log.at(log.end), min_visits=2).arrays().items():
+        assert np.array_equal(array, whole[name]), name
 
 
 def test_nothing_after_the_cut_is_counted():

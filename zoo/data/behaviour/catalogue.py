@@ -97,6 +97,7 @@ class BehaviourCatalogue:
 _TABLES = ("category", "price", "name", "item_counts", "buy_counts")
 _NUMBERS = ("num_prices", "num_codes", "query_length", "span")
 _VOCABULARIES = ("items", "categories", "urls")
+_CLIENTS_AT_ONCE = 2_000_000
 
 
 def url_hash(ids: np.ndarray) -> np.ndarray:
@@ -115,12 +116,14 @@ def count(snapshot: Snapshot, min_visits: int) -> BehaviourCatalogue:
         min_visits: a url with fewer visits is not known.
     """
     log = snapshot.log
-    index, _ = snapshot.events()
-    kind, ref = log.kind[index], log.ref[index]
-    about_products = kind <= max(WITH_PRODUCT)
-    counts = np.bincount(ref[about_products], minlength=len(log.products))
-    buys = np.bincount(ref[kind == BUY], minlength=len(log.products))
-    visits = np.bincount(ref[kind == VISIT], minlength=len(log.urls))
+    counts, buys = (np.zeros(len(log.products), np.int64) for _ in range(2))
+    visits = np.zeros(len(log.urls), np.int64)
+    for batch in snapshot.batches(_CLIENTS_AT_ONCE):  # places of all events take several times their own memory
+        index, _ = batch.events()
+        kind, ref = log.kind[index], log.ref[index]
+        counts += np.bincount(ref[kind <= max(WITH_PRODUCT)], minlength=len(counts))
+        buys += np.bincount(ref[kind == BUY], minlength=len(buys))
+        visits += np.bincount(ref[kind == VISIT], minlength=len(visits))
     order = np.argsort(-counts, kind="stable")
     categories = Vocabulary(log.categories, len(log.categories))
     urls = np.argsort(-visits, kind="stable")
@@ -137,8 +140,8 @@ def count(snapshot: Snapshot, min_visits: int) -> BehaviourCatalogue:
         table(category.astype(np.int32), UNKNOWN),
         table(log.products.price, NO_CODE),
         table(log.products.name, NO_CODE),
-        table(counts.astype(np.int64), 0),
-        table(buys.astype(np.int64), 0),
+        table(counts, 0),
+        table(buys, 0),
         categories,
         Vocabulary(log.urls[urls], len(urls)),
         log.num_prices,
