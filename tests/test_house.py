@@ -28,7 +28,7 @@ LEVELS = [  # a module may import modules of its own line or of lines above, nev
     ["zoo.models"],
     [
         *("zoo.training", "zoo.callbacks", "zoo.schedules", "zoo.checkpoints", "zoo.evaluation", "zoo.comparison"),
-        *("zoo.optimizers", "zoo.initial_items", "zoo.judging", "zoo.probe", "zoo.merging"),
+        *("zoo.optimizers", "zoo.initial_items", "zoo.judging", "zoo.probe", "zoo.merging", "zoo.window_ranking"),
         *("zoo.topk", "zoo.artifacts", "zoo.audit", "zoo.streaming"),
     ],
     ["zoo.recommending", "zoo.exporting"],

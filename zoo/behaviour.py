@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from config import ConfigError, PredictConfig, RunConfig
-from zoo import artifacts, exporting, judging, merging, recommending, registry, training
+from zoo import artifacts, exporting, judging, merging, recommending, registry, training, window_ranking
 from zoo.data import dates
 from zoo.data.behaviour import sources
 from zoo.data.behaviour.log import BehaviourLog
@@ -58,6 +58,10 @@ def train_validation(request: Request) -> None:
     )
     rows = prepared.log.relevant()
     vectors = model.vectors(prepared.everyone())
+    metrics: dict[str, Any] = {}
+    if isinstance(model, Recommender):
+        metrics["ranking"] = window_ranking.rank(prepared, request.title, vectors, _label_vectors(model))
+        print(f"\n{window_ranking.markdown(metrics['ranking'])}")
     table = judging.judge(
         prepared.log,
         prepared.windows,
@@ -67,7 +71,7 @@ def train_validation(request: Request) -> None:
         config.behaviour.num_labels,
         config.seed,
     )
-    metrics = {"judge": table.rows, "paired": table.paired, "notes": table.notes}
+    metrics |= {"judge": table.rows, "paired": table.paired, "notes": table.notes}
     artifacts.write_json(request.run_dir / artifacts.METRICS, metrics)
     clear(request.run_dir)
     print(f"\n{table.markdown()}\nrun: {request.run_dir}")
@@ -104,11 +108,11 @@ def recommend(run: artifacts.Run, config: RunConfig, directory: Path) -> None:
     ids, clients = _asked_clients(prepared, predict)
     catalogue: Any = run.catalogue
     users, size = model.vectors(clients), recommending.BATCH
-    categories = keras.ops.convert_to_numpy(model.category_embeddings()).astype(np.float32)
+    label_vectors = _label_vectors(model)
     written = 0
     for vectors, vocabulary, name, what in (
-        (model.item_matrix(), catalogue.items, "recommendations", "sku"),
-        (categories, catalogue.categories, "recommended_categories", "category"),
+        (label_vectors["product"], catalogue.items, "recommendations", "sku"),
+        (label_vectors["category"], catalogue.categories, "recommended_categories", "category"),
     ):
         path = directory / f"{name}.{predict.format}"
         if not vectors.any():
@@ -219,6 +223,12 @@ def _asked_clients(prepared: BehaviourPrepared, predict: PredictConfig) -> tuple
         return ids, clients
     rows = recommending.asked_rows(ids, predict.users)
     return ids[rows], clients.take(rows)
+
+
+def _label_vectors(model: Any) -> dict[str, np.ndarray]:
+    """(V, U) float32 vectors of products and of categories, by token, that clients' vectors are compared with."""
+    categories = keras.ops.convert_to_numpy(model.category_embeddings()).astype(np.float32)
+    return {"product": model.item_matrix(), "category": categories}
 
 
 def _cut(folder: str) -> int | None:
