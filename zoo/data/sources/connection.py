@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,14 @@ _PROGRESS_AFTER = 2.0  # seconds of silence before a long step shows how far it 
 
 def connect(cache_dir: str | None = None) -> duckdb.DuckDBPyConnection:
     """A private in-memory DuckDB that keeps the order of files, spills into the cache and loads no extension."""
+    folder = cache.directory(cache_dir) / "datasets"  # where the leavings of a process that was killed are deleted
+    with suppress(OSError):  # who never spills can do without
+        folder.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect(
         config={
             "threads": str(os.cpu_count() or 1),
             "memory_limit": "50%",  # the arrays that come out need the rest
-            "temp_directory": str(cache.directory(cache_dir) / f"spill-{os.getpid()}"),
+            "temp_directory": str(folder / f"spill-{os.getpid()}"),  # whose parent DuckDB does not make
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "preserve_insertion_order": "true",
@@ -142,6 +145,8 @@ def _explanation(message: str) -> str:
         return f"{where}not a regular CSV; check the quotes, and that all lines end alike"
     if "Out of Memory" in message or "No space left" in message:
         return "neither the memory nor the disk is large enough; choose a larger disk with data.cache_dir=FOLDER"
+    if made := re.search(r'Failed to create directory "(.*)/datasets/spill-', message):
+        return f"larger than the memory, and {made[1]} cannot hold the rest; name a folder with data.cache_dir=FOLDER"
     text = re.sub(r"^[A-Za-z -]*Error: ", "", message.split("\n")[0]).strip()
     candidates = re.search(r"Candidate bindings: (.*)", message)
     return f"{text} It has {candidates[1]}" if candidates else text
