@@ -43,10 +43,10 @@ def by_hand(found, what, scores_of):
     return np.mean(rows, axis=0)
 
 
-@pytest.mark.parametrize("block", [3, 512])
+@pytest.mark.parametrize("cells", [100, 2**24])  # of 44 products: two clients at once, or all
 @pytest.mark.parametrize("what", ["product", "category"])
-def test_ranks_are_those_of_a_loop(what, block, monkeypatch):
-    monkeypatch.setattr(window_ranking, "_BLOCK", block)
+def test_ranks_are_those_of_a_loop(what, cells, monkeypatch):
+    monkeypatch.setattr(window_ranking, "_CELLS", cells)
     found = prepared(random_log(seed=3, products=40, categories=20))
     users, tables = vectors(found)
     ranked = window_ranking.rank(found, "mine", users, tables)

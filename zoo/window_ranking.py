@@ -20,7 +20,7 @@ from zoo.data.vocabulary import NUM_SPECIALS
 
 METRICS = {"hit_rate@10": metrics.hit_rate, "recall@10": metrics.recall, "ndcg@10": metrics.ndcg}
 MOST_POPULAR, REPEAT_LAST = "most_popular", "repeat_last"
-_BLOCK = 512  # clients at once
+_CELLS = 2**24  # scores at once
 Scores = Callable[[np.ndarray], np.ndarray]  # of clients, as rows of the snapshot, to (n, V)
 
 
@@ -58,7 +58,10 @@ def rank(prepared: BehaviourPrepared, title: str, users: np.ndarray, tables: dic
             MOST_POPULAR: lambda block, popular=popular: np.broadcast_to(popular, (len(block), len(popular))),
             REPEAT_LAST: lambda block, last=last, popular=popular: last(block, popular),
         }
-        rows[what] = {name: _measure(_ranks(scores, offsets, target), offsets) for name, scores in rankers.items()}
+        size = max(_CELLS // len(tables[what]), 1)
+        rows[what] = {
+            name: _measure(_ranks(scores, offsets, target, size), offsets) for name, scores in rankers.items()
+        }
     return {"clients": len(buyers), "rows": rows}
 
 
@@ -87,11 +90,11 @@ def _last(offsets: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray, np.n
     return scores
 
 
-def _ranks(scores: Scores, offsets: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(T,) where the targets stand; a special token stands nowhere."""
+def _ranks(scores: Scores, offsets: np.ndarray, target: np.ndarray, size: int) -> np.ndarray:
+    """(T,) where the targets stand, found for `size` clients at once; a special token stands nowhere."""
     result = np.full(len(target), metrics.MISS, np.int64)
-    for start in range(0, len(offsets) - 1, _BLOCK):
-        block = np.arange(start, min(start + _BLOCK, len(offsets) - 1))
+    for start in range(0, len(offsets) - 1, size):
+        block = np.arange(start, min(start + size, len(offsets) - 1))
         found = scores(block)[:, NUM_SPECIALS:]
         for row, client in enumerate(block):
             mine = np.arange(offsets[client], offsets[client + 1])
