@@ -43,7 +43,7 @@ def by_hand(found, what, scores_of):
     return np.mean(rows, axis=0)
 
 
-@pytest.mark.parametrize("cells", [100, 2**24])  # of 44 products: two clients at once, or all
+@pytest.mark.parametrize("cells", [100, 2**24])  # of 43 tokens of products: two clients at once, or all
 @pytest.mark.parametrize("what", ["product", "category"])
 def test_ranks_are_those_of_a_loop(what, cells, monkeypatch):
     monkeypatch.setattr(window_ranking, "_CELLS", cells)
