@@ -26,7 +26,7 @@ from config import BehaviourConfig, DataConfig, JudgeConfig, SampleConfig, overr
 from zoo import artifacts, backends, judging, merging, registry, training
 from zoo.behaviour import Validation, held_out
 from zoo.data.behaviour import labels, sources
-from zoo.data.behaviour.log import BUY, DAY
+from zoo.data.behaviour.log import BUY, DAY, BehaviourLog
 from zoo.data.behaviour.prepared import BehaviourPrepared, prepare
 from zoo.request import Request
 
@@ -40,6 +40,15 @@ MERGES = {
     "behav_e merged": ("behav_e", "behav_e one cycle"),
     "behav_e + ubt + stats": ("behav_e", "behav_e one cycle", "ubt", "stats"),
 }
+
+
+def generated(clients: int, seed: int) -> BehaviourLog:
+    """A log of the built-in generator, 100 looks a client."""
+    # Little noise, so that new products come until the end of the log, and with them a task of new products.
+    sample = SampleConfig(
+        num_users=clients, num_items=clients // 5 + 200, num_days=140, events_per_user=100, noise=0.05
+    )
+    return sources.load(DataConfig(), sample, seed)
 
 
 def vectors(name: str, preset: str, prepared: BehaviourPrepared, seed: int, folder: Path) -> tuple[np.ndarray, float]:
@@ -91,12 +100,7 @@ def measure(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, A
     """One seed: the table of all entries."""
     behaviour = BehaviourConfig(window_days=options.days)
     if options.data == "sample":
-        # Little noise, so that new products come until the end of the log, and with them a task of new products.
-        products = options.clients // 5 + 200
-        sample = SampleConfig(
-            num_users=options.clients, num_items=products, num_days=140, events_per_user=100, noise=0.05
-        )
-        log = sources.load(DataConfig(), sample, seed)
+        log = generated(options.clients, seed)
     else:
         log = sources.load(DataConfig(path=options.data), SampleConfig())
     prepared = prepare(log, behaviour)

@@ -5,9 +5,9 @@
 500 clients where none are given, 100 looks each. Shown of the last stage: the loss in the first and the last epoch and
 its highest (one that is no number ends the training), on validation clients the lowest; BEHAV-E's divergence (KL, nats,
 all dimensions; presets with free bits pay nothing below `floor`) and the variance that its encoder gives; UBT's loss of
-names beside that of a guess among the names it is compared with; `still`, the share of the vectors' coordinates that
-are alike for all clients (deviation below a hundredth of the largest). Results are kept after each preset; a call goes
-on where one stopped, as long as recipes are the same.
+names beside that of a guess among the sampled names alone (those of the batch come on top); `still`, the share of the
+vectors' coordinates that are alike for all clients (deviation below a hundredth of the largest). Results are kept after
+each preset; a call goes on where one stopped, as long as recipes are the same.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.behaviour import generated
 from benchmarks.record import RESULTS, write_record
-from config import BehaviourConfig, DataConfig, RunConfig, SampleConfig
+from config import BehaviourConfig, RunConfig
 from zoo import artifacts, backends, registry, training
 from zoo.behaviour import Validation, held_out
-from zoo.data.behaviour import sources
 from zoo.data.behaviour.prepared import BehaviourPrepared, prepare
 from zoo.request import Request
 
@@ -69,9 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     every = [(name, preset) for name in MODELS for preset in registry.get(name).presets]
     asked = [tuple(one.split(":")) for one in options.only.split(",")] if options.only else every
-    sample = SampleConfig(num_users=options.clients, num_items=options.clients // 5 + 200, num_days=140, noise=0.05)
-    sample = sample.model_copy(update={"events_per_user": 100})
-    prepared = prepare(sources.load(DataConfig(), sample, 0), BehaviourConfig())
+    prepared = prepare(generated(options.clients, 0), BehaviourConfig())
     title = f"behaviour_presets_{options.clients}"
     path = RESULTS / f"{title}.json"
     results: dict[str, Any] = json.loads(path.read_text())["results"] if path.exists() else {}

@@ -50,15 +50,15 @@ def rank(prepared: BehaviourPrepared, title: str, users: np.ndarray, tables: dic
     ):
         if not len(buyers) or not tables[what].any():
             continue
-        owner, target = np.divmod(np.unique(client * len(tables[what]) + of_product[product]), len(tables[what]))
+        count = len(tables[what])
+        owner, target = np.divmod(np.unique(client * count + of_product[product]), count)
         offsets = np.searchsorted(owner, np.arange(len(buyers) + 1))
-        last = _last(known.offsets, of_product[known.item])
         rankers: dict[str, Scores] = {
             title: lambda block, what=what: users[buyers[block]] @ tables[what].T,
             MOST_POPULAR: lambda block, popular=popular: np.broadcast_to(popular, (len(block), len(popular))),
-            REPEAT_LAST: lambda block, last=last, popular=popular: last(block, popular),
+            REPEAT_LAST: _last(known.offsets, of_product[known.item], popular),
         }
-        size = max(_CELLS // len(tables[what]), 1)
+        size = max(_CELLS // count, 1)
         rows[what] = {
             name: _measure(_ranks(scores, offsets, target, size), offsets) for name, scores in rankers.items()
         }
@@ -77,11 +77,13 @@ def markdown(ranked: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _last(offsets: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _last(offsets: np.ndarray, tokens: np.ndarray, popular: np.ndarray) -> Scores:
     """Scores by which a client's own come first, the latest at the top, then all others by how popular they are."""
 
-    def scores(block: np.ndarray, popular: np.ndarray) -> np.ndarray:
-        result = np.tile(popular / (popular.max(initial=0) + 1.0), (len(block), 1))
+    others = popular / (popular.max(initial=0) + 1.0)  # below 1
+
+    def scores(block: np.ndarray) -> np.ndarray:
+        result = np.tile(others, (len(block), 1))
         for row, client in enumerate(block):
             mine = tokens[offsets[client] : offsets[client + 1]]
             np.maximum.at(result[row], mine, np.arange(1, len(mine) + 1, dtype=float))
