@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import RESULTS, write_record
+from benchmarks.record import RESULTS, mean_and_deviation, write_record
 from config import BehaviourConfig, DataConfig, JudgeConfig, SampleConfig, override
 from zoo import artifacts, backends, judging, merging, registry, training
 from zoo.behaviour import Validation, held_out
@@ -145,7 +145,8 @@ def main() -> None:
     for entry in measured[0]:
         numbers = np.array([[rows[entry]["tasks"][task]["score"] for task in tasks] for rows in measured])
         means = "".join(f"{value:>12.4f}" for value in numbers.mean(axis=0))
-        print(f"{entry:<26}{means}{numbers.mean():>9.4f}{numbers.mean(axis=1).std():>7.4f}")
+        mean, deviation = mean_and_deviation(numbers.mean(axis=1))
+        print(f"{entry:<26}{means}{mean:>9.4f}{deviation:>7.4f}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python -m benchmarks.behaviour_speed step [BACKEND,...] [K=V,...]       UBT: a step of 16 clients of 300 events each
     python -m benchmarks.behaviour_speed embed MODEL [CLIENTS] [K=V,...]    vectors, on KERAS_BACKEND
 
-Clients have 15 events (median), 33 (mean), at most 300, and kinds of events as in the challenge. The original UBT's
+Clients have 14 events (median), 31 (mean), at most 300, and kinds of events as in the challenge. The original UBT's
 step took 7.8 s on two cores. `step` runs on each backend, in a process of its own.
 """
 

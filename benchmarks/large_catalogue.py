@@ -31,7 +31,8 @@ LOSSES = {
 def child(items: int, dim: int, overrides: str) -> None:
     from zoo import memory
 
-    memory.keep_freed(os.environ["KERAS_BACKEND"])  # as main.py does, before the backend's threads begin
+    # As main.py does, before the backend's threads begin.
+    memory.keep_freed(os.environ.get("KERAS_BACKEND", "tensorflow"))
     import keras
 
     from benchmarks.scaling import prepared_log

@@ -16,9 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.record import RESULTS, write_record
+from benchmarks.record import RESULTS, mean_and_deviation, write_record
 from config import DataConfig, RunConfig, override
 from zoo import artifacts, backends, evaluation, registry, training
 from zoo.data import sources, splits
@@ -72,7 +70,7 @@ def main() -> None:
             seeded = override(config, [f"seed={seed}"])
             rows.append(measure(name, seeded, prepared, Path("runs") / "quality" / f"{title}_{seed}"))
         spread = {
-            metric: [round(float(f([row[metric] for row in rows])), 4) for f in (np.mean, np.std)]
+            metric: [round(number, 4) for number in mean_and_deviation(row[metric] for row in rows)]
             for metric in ("val_ndcg@10", *METRICS)
         }
         results = {"mean and deviation": spread, "seeds": rows, "config": knobs, "split_sha256": prepared.split.sha256}

@@ -7,10 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,6 +40,12 @@ def write_record(name: str, results: Any, packages: tuple[str, ...]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path
+
+
+def mean_and_deviation(values: Iterable[float]) -> tuple[float, float]:
+    """Of a few seeds: mean and standard deviation, that of a sample (n - 1 below the sum); of one seed 0."""
+    numbers = np.array(list(values), float)
+    return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
 
 
 def _cores() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import write_record
+from benchmarks.record import mean_and_deviation, write_record
 from config import DataConfig, RunConfig, override
 from zoo import artifacts, backends, evaluation, registry, training
 from zoo.data import sources, splits
@@ -41,7 +41,7 @@ def train(config: RunConfig, prepared: Prepared) -> tuple[Recommender, training.
 
 def spread(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     """{name: [mean, standard deviation over seeds]}."""
-    return {name: [round(float(f([row[name] for row in rows])), 4) for f in (np.mean, np.std)] for name in rows[0]}
+    return {name: [round(number, 4) for number in mean_and_deviation(row[name] for row in rows)] for name in rows[0]}
 
 
 def report(name: str, row: dict[str, list[float]]) -> None:

@@ -295,7 +295,7 @@ MODEL = ModelSpec(
             kl_warmup_steps=10,
         ),
         # On generated logs of 2,000 clients with 100 looks each, three seeds: .643 in the mean of six tasks (random
-        # vectors .550, statistics .643; thin probe).
+        # vectors .550, statistics .653; thin probe).
         "base": _recipe({"epochs": 60, "batch_size": 256, "ema": 0.99, "patience": 8}),
         # Weights move fast at the height of the cycle: statistics of a hundred batches, `base`'s, are far behind them.
         "base-one-cycle": _recipe(
