@@ -16,9 +16,10 @@ from zoo.layers.pooling import weighted_mean
 
 
 class StateGate(keras.layers.Layer):
-    """state + U (G * specific + (1 - G) * cross), G = sigmoid(W [specific, cross, state]); all (T, D).
+    """state + G * specific + (1 - G) * cross, G = sigmoid(W [specific, cross, state]); all (T, D).
 
-    U starts at zero: what users are like comes in as far as it helps, and a recommender without it is the start.
+    Nothing learns how strong the vectors come in. They know the events that the state is trained on better than they
+    know new ones, and whatever learned it from these would trust them too much.
 
     Args:
         dim: D.
@@ -28,14 +29,13 @@ class StateGate(keras.layers.Layer):
     def __init__(self, dim: int, dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.gate = keras.layers.Dense(dim, "sigmoid", name="gate")
-        self.told = keras.layers.Dense(dim, use_bias=False, kernel_initializer="zeros", name="told")
         self.drop = Dropout(dropout)
 
     def call(self, state: Any, specific: Any, cross: Any, training: bool = False) -> Any:
         gate = self.gate(ops.concatenate([specific, cross, state], axis=-1))
-        told = self.told(gate * specific + (1.0 - gate) * cross)
-        shown = ops.greater(self.drop(ops.ones_like(told[:, :1]), training=training), 0)
-        return state + told * ops.cast(shown, told.dtype)  # as strong as in serving: not scaled up
+        user = gate * specific + (1.0 - gate) * cross
+        shown = ops.greater(self.drop(ops.ones_like(user[:, :1]), training=training), 0)
+        return state + user * ops.cast(shown, user.dtype)  # as strong as in serving: not scaled up
 
 
 class SequenceGate(keras.layers.Layer):

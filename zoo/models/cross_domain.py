@@ -59,9 +59,9 @@ class CrossDomainConfig(ModelConfig):
     mask_share: float = Field(0.3, gt=0, le=1, description="causal=false: of a sequence's events that are masked")
     last_share: float = Field(0.1, ge=0, le=1, description="causal=false: sequences whose last event alone is")
     # Stage 1, representations. A weight of 0 leaves a part out.
-    representation_epochs: int = Field(10, ge=0, description="0: no stage 1")
+    representation_epochs: int = Field(30, ge=0, description="0: no stage 1")
     representation_negatives: int = Field(2048, ge=0, description="items drawn for a batch; 0: all are in its losses")
-    pooling: Literal["last", "mean"] = Field("mean", description="of the states: a user's vectors")
+    pooling: Literal["last", "mean"] = Field("last", description="of the states: a user's vectors")
     classification: float = Field(1.0, ge=0, description="weight of telling the domain of a specific vector")
     adversarial: float = Field(0.1, ge=0, description="weight of making common vectors of all domains alike")
     common_masked: bool = Field(True, description="common vectors predict items, too; else a constant is best")
@@ -97,12 +97,12 @@ class CrossDomain(Recommender):
 
     Stage 1 reads each user's events of all domains in one row. The `specific` and the `common` encoder see the events
     of one domain at a time and predict the next there, `cross` sees all and predicts the next of any; a user's vector
-    is the mean of the states. A discriminator tells the domains of specific vectors apart, and, through a gradient
+    is the last of the states. A discriminator tells the domains of specific vectors apart, and, through a gradient
     reversal, makes those of the common encoder alike; the cross vector is drawn to the user's own common vectors and
     kept at a distance of 1, the root of the mean square, from his specific ones.
 
     Stage 2 reads the events of the target domain. Its state is joined by the user's vectors, gated (`StateGate`):
-    score(item) = <state + U (G * specific + (1 - G) * cross), item>. They are made of what precedes the event that is
+    score(item) = <state + G * specific + (1 - G) * cross, item>. They are made of what precedes the event that is
     asked for, in training as in serving. Each event of the target domain is predicted at the one before it there; a
     user's first, at a vector that asks. With `causal=false` all encoders look both ways and predict masked events, of
     which vectors of users know nothing: stage 2 is a BERT4Rec.
@@ -368,7 +368,7 @@ def _recipe(train: dict[str, Any], target: str | None = None, windows: str = "ke
 _SMALL = {"embedding_dim": 16, "max_length": 16, "num_blocks": 1, "dropout": 0.1, "representation_epochs": 4}
 _PUBLISHED = (
     "embedding_dim=50,num_heads=1,relative_bias=false,causal=false,mask_share=0.15,last_share=0,representation_epochs=100,"
-    "gating=original,classification=2,adversarial=2,alignment=1,separation=1,margin=euclidean,reversal=constant,"
+    "gating=original,pooling=mean,classification=2,adversarial=2,alignment=1,separation=1,margin=euclidean,reversal=constant,"
     "same_user=false,representation_negatives=0,common_masked=false,user_dropout=0,batch_size=32,learning_rate=1e-3"
 )
 _BASE = {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 5}
