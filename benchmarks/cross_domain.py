@@ -50,7 +50,7 @@ CONTESTANTS = (
     "most_popular alone",
 )
 CANDIDATES = 999
-CUTS = {"sampled": (1, 5, 10), "full": (10,)}
+CUTS = {"sampled": (1, 5, 10), "full": (10, 50)}
 BLOCK = 512  # users at once
 FEW = 5
 
