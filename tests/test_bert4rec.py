@@ -277,9 +277,9 @@ def states_reference(weights, x, config):
     item = x["item"]
     vectors = np.where((item >= NUM_SPECIALS)[..., None], weights["item_id/embeddings"][item], 0)
     vectors = vectors + np.where((item == MASK)[..., None], weights["mask"], 0)
-    h = norm(weights, "input_norm", vectors + weights["position/embeddings"][x["position"]])
+    h = norm(weights, "encoder/input_norm", vectors + weights["encoder/position/embeddings"][x["position"]])
     for i in range(config.num_blocks):
-        name = f"block_{i}/"
+        name = f"encoder/block_{i}/"
 
         def attend(h, name=name):
             return attention_reference(weights, h, h, x["segment"], config.num_heads, False, name + "attention/")

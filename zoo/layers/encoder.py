@@ -17,14 +17,16 @@ from zoo.layers.transformer import TransformerBlock
 
 
 class Encoder(keras.layers.Layer):
-    """(R, L, D) events -> (R, L, D) states, pre-norm, with a norm of the input and one at the end.
+    """(R, L, D) events -> (R, L, D) states: what BERT4Rec and `cross_domain` read sequences with. The input is normed.
 
     Args:
         dim: D.
         max_length: of a sequence.
         num_blocks, num_heads, expansion: of the blocks, see `TransformerBlock`.
-        dropout: of input, branches and networks; attention weights have none.
+        dropout: of input, branches and networks.
+        attention_dropout, kind: of the blocks.
         relative_bias: learn what the distance between events adds to their attention, see `DistanceBias`.
+        last_norm: of the states, after the last block.
     """
 
     def __init__(
@@ -36,6 +38,9 @@ class Encoder(keras.layers.Layer):
         expansion: int,
         dropout: float = 0.0,
         relative_bias: bool = False,
+        attention_dropout: float = 0.0,
+        kind: str = "pre_norm",
+        last_norm: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -51,13 +56,15 @@ class Encoder(keras.layers.Layer):
                 expansion,
                 "gelu",
                 dropout,
+                attention_dropout,
+                kind,
                 by_distance=distances() if relative_bias else None,
                 mixing=True,
                 name=f"block_{i}",
             )
             for i in range(num_blocks)
         ]
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm") if last_norm else None
 
     def call(self, events: Any, position: Any, bias: Any, gaps: bool = False, training: bool = False) -> Any:
         """`position` (R, L) is the place of each event in its sequence; `bias` is as in `SelfAttention`.
@@ -67,4 +74,4 @@ class Encoder(keras.layers.Layer):
         x = self.drop(self.input_norm(events + self.position(position)), training=training)
         for block in self.blocks:
             x = block(x, bias, position if gaps else None, training=training)
-        return self.norm(x)
+        return x if self.norm is None else self.norm(x)

@@ -5,7 +5,6 @@ Legend: R rows, L slots of a row, D width.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -17,9 +16,7 @@ from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.masked_items import MaskedItemLoader
 from zoo.data.vocabulary import MASK
 from zoo.layers.attention import hiding, visible
-from zoo.layers.embedding import IndexEmbedding
-from zoo.layers.relative_bias import DistanceBias
-from zoo.layers.transformer import TransformerBlock
+from zoo.layers.encoder import Encoder
 from zoo.registry import ModelSpec, Stage
 from zoo.sequential import SequentialConfig, SequentialRecommender
 
@@ -76,26 +73,19 @@ class BERT4Rec(SequentialRecommender):
         dim = config.embedding_dim
         start = keras.initializers.RandomNormal(stddev=0.02)
         self.mask = self.add_weight(shape=(1, dim), initializer=start, name="mask")
-        self.position = IndexEmbedding(config.max_length, dim, start, name="position")
-        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
-        distances = partial(
-            DistanceBias, config.max_length, config.num_heads, two_sided=True, decay=True, name="by_distance"
+        self.encoder = Encoder(
+            dim,
+            config.max_length,
+            config.num_blocks,
+            config.num_heads,
+            config.expansion,
+            config.dropout,
+            config.relative_bias,
+            config.attention_dropout,
+            config.block,
+            last_norm=False,
+            name="encoder",
         )
-        self.blocks = [
-            TransformerBlock(
-                dim,
-                config.num_heads,
-                config.expansion,
-                "gelu",
-                dropout=config.dropout,
-                attention_dropout=config.attention_dropout,
-                kind=config.block,
-                by_distance=distances() if config.relative_bias else None,
-                mixing=True,
-                name=f"block_{i}",
-            )
-            for i in range(config.num_blocks)
-        ]
         self.dense = self.norm = None
         if config.transform:
             self.dense = keras.layers.Dense(dim, activation="gelu", name="transform")
@@ -106,11 +96,9 @@ class BERT4Rec(SequentialRecommender):
     def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
         events = self.embed_events(inputs)
         masked = ops.cast(ops.equal(inputs["item"], MASK), events.dtype)[..., None]
-        x = events + masked * ops.cast(self.mask, events.dtype) + self.position(inputs["position"])
-        x = self.drop(self.input_norm(x), training=training)
-        bias = hiding(visible(inputs["segment"], causal=False), x.dtype)
-        for block in self.blocks:
-            x = block(x, bias, training=training)
+        events = events + masked * ops.cast(self.mask, events.dtype)
+        bias = hiding(visible(inputs["segment"], causal=False), events.dtype)
+        x = self.encoder(events, inputs["position"], bias, training=training)
         x = x if self.dense is None else self.dense(x)
         return x if self.norm is None else self.norm(x)
 
