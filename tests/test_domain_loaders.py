@@ -129,7 +129,9 @@ def test_windows_of_one_history_are_told(causal):
 @pytest.mark.once
 def test_each_stage_masks_its_own():
     log, known = histories([8, 9, 12, 5, 7, 3, 9]), catalogue()
-    config = RunConfig(model=CrossDomainConfig(max_length=LENGTH, mask_share=0.5, last_share=0.0))
+    config = RunConfig(
+        model=CrossDomainConfig(max_length=LENGTH, mask_share=0.5, last_share=0.0, representation_epochs=10)
+    )
     first, second = (loader(log, known, config) for loader in (MaskedRepresentationLoader, DomainLoader))
     for loader in (first, second):
         loader.set_epoch(0)
