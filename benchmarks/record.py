@@ -26,9 +26,7 @@ def write_record(name: str, results: Any, packages: tuple[str, ...]) -> Path:
     record = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": " ".join([*environment, "python -m", module, *options]),
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
-        ).stdout.strip(),
+        "commit": _commit(),
         "device": f"{_processor()}, {_cores()} cores",
         "threads": int(os.environ.get("OMP_NUM_THREADS", _cores())),
         "load_average": round(os.getloadavg()[0], 2),
@@ -40,6 +38,13 @@ def write_record(name: str, results: Any, packages: tuple[str, ...]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path
+
+
+def _commit() -> str:
+    """The commit that is measured, `-dirty` where files differ from it; records may: benchmarks write them."""
+    commit = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True).stdout.strip()
+    code = ["git", "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)benchmarks/results"]
+    return commit + ("-dirty" if subprocess.run(code, capture_output=True).returncode else "")
 
 
 def mean_and_deviation(values: Iterable[float]) -> tuple[float, float]:
