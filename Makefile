@@ -2,7 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 2
-PYTEST := $(PY) -m pytest -n 2 --dist loadfile --durations 15
+# Two tests at a time, one thread each: threads of two processes on two cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --durations 15
 
 .PHONY: sample test lint install
 

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.peers FILE [--rectools PYTHON] [--replay PYTHON] [--recbole PYTHON]
         [--models sasrec,sasrec-sampled,sasrec-bfloat16,sasrec-50,bert4rec,hstu] [--backends tensorflow,jax,torch]
-        [--epochs 3] [--rounds 2] [--layout pairs] [--limit N]
+        [--epochs 3] [--rounds 2] [--layout pairs] [--name NAME] [--limit N]
 
 PYTHON is that of an environment of the peer's own:
 
@@ -27,8 +27,8 @@ RePlay's SasRec is measured in its current form, encoding in buckets of 32 histo
 Each run is a process of its own, in turns; its first epoch, which compiles, is dropped. Nobody validates, logs or saves
 within the time that counts. Peak memory is that of the process, imports and compilation included. Tokens are events
 that are input, slots the places they are laid out in, padding included. `/ BACKEND` is how many times the seconds of
-the zoo on that backend. benchmarks/results/peers_MODEL.json holds it all; with --limit, which takes N users alone to
-try it out, nothing is written.
+the zoo on that backend. benchmarks/results/peers_MODEL.json, with --name peers_MODEL_NAME.json, holds it all; with
+--limit, which takes N users alone to try it out, nothing is written.
 """
 
 from __future__ import annotations
@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--recbole", metavar="PYTHON")
     parser.add_argument("--models", type=listed(tuple(MODELS)), default=list(MODELS))
     parser.add_argument("--epochs", type=int, default=3, help="of each process; the first is not counted")
+    parser.add_argument("--name", default="", help="of the record, where it is not to replace the one before")
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error("--epochs: at least 2, for the first is not counted")
@@ -315,7 +316,8 @@ def main() -> None:
                 print("NOT THE SAME EVENTS: see the column `tokens`")
             if not options.limit:
                 results = {"load_before": load, "job": job, "data": data, "rows": rows}
-                print(write_record(f"peers_{model}", results, ("numpy",)))
+                name = f"peers_{model}" + (f"_{options.name}" if options.name else "")
+                print(write_record(name, results, ("numpy",)))
             print(flush=True)
 
 

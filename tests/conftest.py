@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,12 @@ if importlib.util.find_spec("torch") and os.environ["KERAS_BACKEND"] != "jax":
     import torch  # a process that imports TensorFlow first may crash when torch is imported later
 
     torch.set_num_threads(1)
+
+# Much of what JAX compiles for one test it needs for another: processes of one run share it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="zoo-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # The same examples in every run, however slow the machine.
 settings.register_profile("zoo", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

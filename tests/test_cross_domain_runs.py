@@ -55,7 +55,7 @@ def test_vectors_of_an_earlier_epoch_are_exported(tmp_path, capsys):
     assert "kept are recommender_1, recommender_2, representations_1, representations_2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("preset", ["tiny", "published"])
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("published", marks=pytest.mark.once)])
 def test_masked_items_teach_both_stages(preset, tmp_path):
     """Trained, recommending and exported, with either gate."""
     small = "embedding_dim=8,max_length=12,num_blocks=1,target_domains=kitchen,sample.num_users=40"

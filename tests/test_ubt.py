@@ -86,7 +86,7 @@ def one_event(data, kind, ref):
 
 
 @STACKS
-@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.once)])
 def test_all_seven_families_are_alive(stack, few):
     data = prepared()
     _, model = build(f"stack={stack}", f"num_candidates={8192 if few else 4}")

@@ -64,6 +64,7 @@ def test_a_shop_without_categories_prices_words_or_searches():
     assert np.isfinite(vectors(model, data)).all()
 
 
+@pytest.mark.once
 def test_the_loss_is_the_weighted_sum_of_the_tasks():
     knobs = "task_weights=churn:1.5,category:0.5,sku:0.25,price:2,name:0.75,next:3"
     config, model = build(knobs)
