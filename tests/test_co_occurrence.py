@@ -155,6 +155,23 @@ def test_what_occurred_in_the_session_is_known():
     assert "known" not in loader(log(users), mask_known=False)[0][0]
 
 
+def test_of_a_basket_in_a_session_the_whole_session_is_known():
+    users = [[(0, 3), (0, 4), (10, 5), (10, 6), (20, 7)], [(0, 3), (500, 8), (500, 9), (510, 3)]]
+    sessions = [{3, 4, 5, 6, 7}, {3, 8, 9}]
+    batches = loader(log(users), batch_size=32)
+    assert batches.num_examples == 10 + 2 + 3 + 1  # of two sessions, and of the baskets in them
+    x, y, weight = batches[0]
+    candidates = np.concatenate([x["history"][:, 0], y])
+    for row in np.flatnonzero(weight):
+        (session,) = [one for one in sessions if {candidates[row], y[row]} <= one]
+        assert x["known"][row].tolist() == [token in session for token in candidates.tolist()]
+    alone = loader(log(users), batch_size=32, pairs_from="baskets")
+    x, y, weight = alone[0]
+    candidates = np.concatenate([x["history"][:, 0], y])
+    for row in np.flatnonzero(weight):
+        assert set(candidates[x["known"][row]].tolist()) == {candidates[row], y[row]}
+
+
 def test_a_batch_is_a_pure_function_of_seed_epoch_and_index_and_its_shape_is_static():
     rng = np.random.default_rng(0)
     users = [[(7 * i, int(rng.integers(3, 3 + ITEMS))) for i in range(30)] for _ in range(4)]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from config import RunConfig, SampleConfig, override
@@ -117,6 +118,26 @@ def test_nearest_are_the_complement_and_the_category(tmp_path):
     chance = np.mean([np.mean(plan.category[np.delete(item, i)] == plan.category[item[i]]) for i in range(len(item))])
     assert found > 0.9 and alike > 0.8, "by chance they would be .06 and .08"
     assert chance < 0.1
+
+
+def test_of_an_item_in_no_pair_nothing_is_said(tmp_path):
+    """Its random start would be drawn, recommended and handed on as if it had been learned."""
+    items = [[0, 1, 2, 0, 4], [1, 0, 2, 1, 5], [2, 1, 0, 2, 6]] * 4
+    minutes = [0, 1, 2, 3, 9000]
+    log = {
+        "user": np.repeat(np.arange(12), 5),
+        "item": np.concatenate(items),
+        "timestamp": np.tile(np.array(minutes) * 60, 12),
+    }
+    pd.DataFrame(log).to_csv(tmp_path / "log.csv", index=False)
+    config = override(tiny(), ["path=" + str(tmp_path / "log.csv"), "epochs=2,batch_size=8,patience=null"])
+    dataset = sources.load(config.data, SAMPLE, 0)
+    prepared = prepare(splits.everything(dataset))
+    matrix = trained(config, prepared, tmp_path).item_matrix()
+    lonely = prepared.catalogue.items.encode(np.array([4, 5, 6]))
+    assert not matrix[lonely].any()
+    others = prepared.catalogue.items.encode(np.array([0, 1, 2]))
+    np.testing.assert_allclose(np.linalg.norm(matrix[others], axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.once

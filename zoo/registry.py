@@ -25,6 +25,7 @@ class Stage:
             its end. None: `train.epochs`, evaluated after each and stopped as `train` says.
         prepare: of (model, histories), the histories that the loader is given: with what the earlier stages' weights,
             frozen now, have to say of them. None: they are as they are.
+        begin: called with (model, loader) before the first step. None: the weights are as they are.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Stage:
     frozen: Callable[[Any], tuple[str, ...]] = lambda _: ()
     epochs: Callable[[RunConfig], int] | None = None
     prepare: Callable[[Any, Any], Any] | None = None
+    begin: Callable[[Any, Any], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.loaders.sequences import NextItemLoader
 from zoo.data.vocabulary import NUM_SPECIALS
-from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import ActionEmbedding, IdEmbedding, RowEmbedding
 from zoo.layers.normalize import l2_normalize
 from zoo.recommender import Recommender
@@ -95,7 +94,6 @@ class SequentialRecommender(Recommender):
         self.bias_id = None
         if config.item_bias:
             self.bias_id = self.table_of_items(1, "zeros", "bias_id")
-        self.drop = Dropout(config.dropout)
 
     def table_of_items(self, dim: int, start: Any, name: str) -> IdEmbedding:
         """A layer with a row of `dim` numbers an item."""

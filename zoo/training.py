@@ -1,6 +1,6 @@
 """Training: one keras fit per Stage, which survives being killed.
 
-fit: for each stage   prepare → loader → build → freeze → optimizer → keras fit(callbacks) → averaged and best weights
+fit: for each stage   prepare → loader → build → begin → freeze → optimizer → fit(callbacks) → averaged, best weights
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def fit(
         model(loader[0][0])  # creates the weights; inside a compiled step it would be too late
         if saved:
             _restore(model.variables, saved.model, directory)
+        elif stage.begin is not None:
+            stage.begin(model, loader)
         if progress.finished:
             break
         with frozen(model, stage):

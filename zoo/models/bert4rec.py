@@ -57,8 +57,9 @@ class BERT4Rec(SequentialRecommender):
         original back was the number of its steps (Petrov & Macdonald 2022);
       * `relative_bias` (presets `base` and `ml-1m`) adds a number learned for each distance and head to the attention's
         logits, as in `SASRec`; the original knows positions alone;
-      * dropout of the attention weights is an option, off by default; a norm's epsilon is 1e-6 (1e-12); dense layers
-        start as Keras has it (there as the embeddings do, from N(0, 0.02));
+      * dropout of the attention weights is an option, off by default; a norm's epsilon is 1e-6 (1e-12); keys and values
+        have no bias; queries, keys, values and the layers behind attention and blocks start as Keras has it (there as
+        all others do, from N(0, 0.02));
       * an item that is unknown to the vocabulary is a zero vector.
 
     References:

@@ -73,6 +73,7 @@ class GRU4Rec(SequentialRecommender):
         super().__init__(config, catalogue, **{"name": "gru4rec", **kwargs})
         dim = config.embedding_dim
         units = config.units or dim
+        self.drop = Dropout(config.dropout)
         self.input_id = self.item_id
         if not config.constrained_embedding:
             start = keras.initializers.RandomNormal(stddev=0.02)

@@ -16,6 +16,7 @@ from config import RunConfig, TrainConfig
 from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.sequences import NextItemLoader
 from zoo.layers.attention import visible
+from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IndexEmbedding
 from zoo.layers.hstu import HSTUBlock, time_buckets
 from zoo.registry import ModelSpec, Stage
@@ -65,6 +66,7 @@ class HSTU(SequentialRecommender):
     def __init__(self, config: HSTUConfig, catalogue: Catalogue, **kwargs: Any):
         super().__init__(config, catalogue, **kwargs)
         dim = config.embedding_dim
+        self.drop = Dropout(config.dropout)
         self.query_dim = config.query_dim or dim // config.num_heads
         self.value_dim = config.value_dim or dim // config.num_heads
         start = keras.initializers.RandomNormal(stddev=0.02)

@@ -47,8 +47,8 @@ class Item2Vec(Recommender):
     score(a, b) is the cosine of the items' vectors. The loss is the mean of both directions, from the anchor to the
     positive and back; negatives that are the anchor or the positive themselves, or occurred with them in the same
     session, are left out. A user's vector is the mean of the vectors of his last events, halved every `half_life`
-    events, and his score of an item is a cosine, too. An item in no pair keeps its random start (training says
-    how many there are), an untrained one is a zero vector.
+    events, and his score of an item is a cosine, too. An item in no pair (training says how many there are) is a zero
+    vector, or as it began with `train.initial_items`; so is an item that is unknown.
 
     What it learns is which items occur together more often than their popularity explains: that is what makes it an
     item-to-item recommender and a start for other models' item tables (`train.initial_items`), and why popularity is
@@ -84,6 +84,13 @@ class Item2Vec(Recommender):
         """(..., D) vectors of length one; zero for special and untrained tokens."""
         return l2_normalize(self.item_id(tokens))
 
+    def begin(self, loader: CoOccurrenceLoader) -> None:
+        """Has nothing to say of items of which it will learn nothing."""
+        if loader.config.train.initial_items is None:
+            table = ops.convert_to_numpy(self.item_id.table).copy()
+            table[loader.lonely] = 0
+            self.item_id.table.assign(table)
+
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """(B, D) vectors of histories; that of a single item is the item's."""
         history = inputs["history"]  # (B, L)
@@ -118,7 +125,7 @@ def _recipe(train: dict[str, Any], sections: dict[str, Any] | None = None, **mod
 
 MODEL = ModelSpec(
     model=Item2Vec,
-    stages=(Stage(name="train", loader=CoOccurrenceLoader),),
+    stages=(Stage(name="train", loader=CoOccurrenceLoader, begin=Item2Vec.begin),),
     presets={
         "tiny": _recipe({"epochs": 12, "batch_size": 128, "learning_rate": 2e-2}, embedding_dim=16),
         "base": _recipe({"epochs": 30, "batch_size": 1024, "learning_rate": 3e-3}),

@@ -17,6 +17,7 @@ from zoo.data.catalogue import Catalogue
 from zoo.data.loaders.sequences import NextItemLoader
 from zoo.data.sources import t_ecd
 from zoo.layers.attention import hiding, visible
+from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IndexEmbedding
 from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
@@ -53,8 +54,9 @@ class SASRec(SequentialRecommender):
         padding);
       * queries, keys and values are all of the normalised input and added to the input itself, as in every pre-norm
         transformer since; `block=original` norms the queries alone, and adds to them;
-      * dropout of the attention weights is an option, off by default; item and position vectors start from N(0, 0.02),
-        keys and values have no bias;
+      * dropout of the attention weights is an option, off by default; heads are mixed by a dense layer, which the
+        original lacks; keys and values have no bias; items and the network's layers start from N(0, 0.02), positions
+        between -.05 and .05; a norm's epsilon is 1e-6 (1e-8), Adam's beta_2 .999 (.98);
       * `relative_bias` adds a number learned for each distance and head to the logits, whose heads start as memories of
         different lengths: what was seen last counts most (as T5's bias, Raffel et al. 2020; its start is KERPLE's, Chi
         et al. 2022). With `all_events`, histories longer than `max_length` are trained on whole, in windows.
@@ -67,6 +69,7 @@ class SASRec(SequentialRecommender):
     def __init__(self, config: SASRecConfig, catalogue: Catalogue, **kwargs: Any):
         super().__init__(config, catalogue, **kwargs)
         dim = config.embedding_dim
+        self.drop = Dropout(config.dropout)
         self.position = IndexEmbedding(config.max_length, dim, name="position")
         distances = partial(DistanceBias, config.max_length, config.num_heads, decay=True, name="by_distance")
         self.blocks = [

@@ -16,6 +16,7 @@ from zoo.data.histories import Histories
 from zoo.data.interactions import event_weights
 from zoo.data.loaders.loader import Loader
 from zoo.data.negatives import KnownPairs
+from zoo.data.vocabulary import NUM_SPECIALS
 
 
 class CoOccurrenceLoader(Loader):
@@ -32,10 +33,14 @@ class CoOccurrenceLoader(Loader):
     batch is
 
         x["history"]    (B, 1) int32 the anchor: a history of one event
-        x["known"]      (B, 2B) bool, with `model.mask_known`: the group of row b's pair (without times: the user's
-                        history) holds the batch's anchor c, or the positive c - B, which is then no negative of it
+        x["known"]      (B, 2B) bool, with `model.mask_known`: the session of row b's pair (its basket, where no
+                        sessions are drawn from; without times, the user's history) holds the batch's anchor c, or the
+                        positive c - B, which is then no negative of it
         y               (B,) int32 the positive
         weight          (B,) float32: the geometric mean of the two events' column `weight`
+
+    Attributes:
+        lonely: tokens of the trained items that are in no pair.
     """
 
     remedy = "no two items occur together; a larger data.session_gap (minutes) makes longer sessions"
@@ -48,11 +53,10 @@ class CoOccurrenceLoader(Loader):
         else:
             caps = (model.group_pairs, model.user_pairs)
             self.pairs = together(histories, histories.timestamp, config.data.session_gap, model.pairs_from, *caps)
-        lonely = catalogue.items.num_trained - len(self.pairs.paired_items)
-        if lonely:
-            print(
-                f"{lonely:,} of {catalogue.items.num_trained:,} items occur with no other; nothing is learned of them"
-            )
+        trained = np.arange(NUM_SPECIALS, catalogue.items.trained_size)
+        self.lonely = np.setdiff1d(trained, self.pairs.paired_items)
+        if len(self.lonely):
+            print(f"{len(self.lonely):,} of {len(trained):,} items occur with no other; nothing is learned of them")
         self._known = None
         if model.mask_known:
             groups = np.arange(len(self.pairs.starts) - 1, dtype=np.int32)
@@ -69,7 +73,7 @@ class CoOccurrenceLoader(Loader):
         anchor, positive = self.pairs.item[first], self.pairs.item[second]
         x = {"history": anchor[:, None]}
         if self._known is not None:
-            x["known"] = self._known.among(group.astype(np.int32), np.concatenate([anchor, positive]))
+            x["known"] = self._known.among(self.pairs.session[group], np.concatenate([anchor, positive]))
         weight = np.sqrt(self.pairs.weight[first] * self.pairs.weight[second]) * (anchor != positive)
         return x, positive, (weight * real).astype(np.float32)
 
@@ -86,6 +90,7 @@ class Pairs:
         partners: (E,) each event is a pair with each of so many events right after it.
         starts: (G + 1,) group g is the events [starts[g], starts[g + 1]).
         owner: (G,) whose each group is; ascending.
+        session: (G,) the group that is the session of each, itself where none is.
         group_pairs: pairs of a group in an epoch, at most; None: all.
         user_pairs: pairs of a user in an epoch, at most.
     """
@@ -97,10 +102,11 @@ class Pairs:
         partners: np.ndarray,
         starts: np.ndarray,
         owner: np.ndarray,
+        session: np.ndarray,
         group_pairs: int | None,
         user_pairs: int,
     ):
-        self.item, self.weight, self.starts = item, weight, starts
+        self.item, self.weight, self.starts, self.session = item, weight, starts, session.astype(np.int32)
         self.before = _summed(partners)  # (E + 1,) pairs of the events before each
         self.sizes = self.before[starts[1:]] - self.before[starts[:-1]]  # (G,) pairs of each group
         taken = self.sizes if group_pairs is None else np.minimum(self.sizes, group_pairs)
@@ -169,7 +175,11 @@ def together(
         event, weight, first, owner = event[order], weight[order], first[order], owner[order]
     starts = np.append(np.flatnonzero(first), len(event)).astype(np.int64)
     partners = np.repeat(starts[1:], np.diff(starts)) - 1 - np.arange(len(event))
-    return Pairs(histories.item[event], weight, partners, starts, owner[starts[:-1]], group_pairs, user_pairs)
+    groups, whole = starts[:-1], np.arange(len(starts) - 1)
+    if len(parts) > 1:  # of a user's groups in one session, the first is the session
+        _, head, place = np.unique(session[event[groups]], return_index=True, return_inverse=True)
+        whole = head[place]
+    return Pairs(histories.item[event], weight, partners, starts, owner[groups], whole, group_pairs, user_pairs)
 
 
 def _distinct(
@@ -194,7 +204,8 @@ def neighbours(histories: Histories, window: int, user_pairs: int) -> Pairs:
     starts = _summed(counts)[histories.offsets]
     ends = np.repeat(starts[1:], np.diff(starts))
     partners = np.minimum(ends - 1 - np.arange(len(ends)), window)
-    return Pairs(histories.item[counts], weight[counts], partners, starts, np.arange(len(histories)), None, user_pairs)
+    each = np.arange(len(histories))
+    return Pairs(histories.item[counts], weight[counts], partners, starts, each, each, None, user_pairs)
 
 
 def _summed(counts: np.ndarray) -> np.ndarray:

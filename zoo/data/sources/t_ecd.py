@@ -19,10 +19,11 @@ What the study of 2025 on ten of these days promised, what its code did, and wha
     hierarchical coding of actions    the column was never read; of its events 97 % are views, none a purchase
                                       here: `ACTIONS` orders them by commitment, an event weighs by `WEIGHTS`
     sessions under three events out   users under two were
-                                      here: sessions, by 30 minutes of silence
+                                      here: sessions, by 30 minutes of silence; lines of receipts are events of them
     co-purchases of receipts          of one day, and of all users
                                       here: of all days and the training part; baskets to `item2vec`, which the others
-                                      may start from (`train.initial_items`), to these history, and never targets
+                                      may start from (`train.initial_items`), to these history; nobody is tested on
+                                      them
     two models compared               one on every event of the test users, the other on the last of each
                                       here: one function, the same events, averaged per user and per event
     item vectors learned beforehand   also from users of validation and test
