@@ -4,9 +4,10 @@
     python -m benchmarks.behaviour FILE [--days 28] [--seeds 3] [--probe linear]  a log of behaviour, e.g. Online Retail
 
 Each entry is trained on what lies before two windows of targets; a probe learns from the first window and is measured
-on the second. All rows are as short as those of merges, for the probe learns otherwise from long ones than from short
-ones (`zoo.merging`). The table holds means over seeds (of the data, too, with `sample`). Of a file `rfm` is there, too:
-recency, frequency and money (price buckets) with their squares, by `--probe linear` read by logistic regression.
+on the second. All rows but `random` are as short as those of merges, for the probe learns otherwise from long ones than
+from short ones (`zoo.merging`). The table holds means over seeds (of the data, too, with `sample`). Of a file `rfm` is
+there, too: recency, frequency and money (price buckets) with their squares, by `--probe linear` read by logistic
+regression.
 Results are kept after each seed, vectors in runs/quality; a call goes on where one stopped, and another probe judges
 the vectors that are there: after a change of a model's code, delete them.
 """

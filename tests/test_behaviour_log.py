@@ -1,5 +1,6 @@
 """A log of behaviour: reading, order, what was known when, windows and labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_order_of_rows_decides_nothing_but_ties(tmp_path):
     one = read(write(tmp_path / "a"))
     other = read(write(tmp_path / "b", backwards | {"page_visit": EVENTS["page_visit"]}))
     assert one.sha256() == other.sha256()
+
+
+def test_whom_the_owner_asks_for_is_of_the_fingerprint(tmp_path):
+    """Else a run that was judged on others would pass for finished."""
+    log = read(write(tmp_path))
+    other = replace(log, asked={**log.asked, "relevant_clients": log.clients[:1]})
+    urls = replace(log, urls=log.urls + 1)
+    assert len({log.sha256(), other.sha256(), urls.sha256()}) == 3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from zoo.data.behaviour.log import DAY
 from zoo.data.behaviour.prepared import prepare
 from zoo.data.behaviour.sources import sample
 from zoo.data.behaviour.statistics import Reference, statistics
+from zoo.data.dataset import DataError
 
 SAMPLE = SampleConfig(num_users=60, num_items=60, num_days=60, events_per_user=12)
 
@@ -76,6 +77,13 @@ def test_training_does_not_see_what_comes_after_the_cut_off(config, prepared):
     np.testing.assert_array_equal(
         twin.vectors(other.everyone()), adapted(config, prepared).vectors(prepared.everyone())
     )
+
+
+def test_without_a_client_to_learn_from_it_says_so(config, prepared):
+    empty = prepared.train.take(np.zeros(0, np.int64))
+    model = artifacts.build("client_stats", config, prepared.catalogue)
+    with pytest.raises(DataError, match="no client with events before the cut-off"):
+        model.adapt(empty)
 
 
 def test_it_is_counted_and_never_trained(config, prepared):

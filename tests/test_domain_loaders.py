@@ -127,6 +127,21 @@ def test_windows_of_one_history_are_told(causal):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_length_that_few_users_fill_costs_little_more_than_their_events(causal):
+    lengths = np.clip(np.random.default_rng(0).lognormal(2.3, 0.9, 3000).astype(int), 2, 150)
+    assert np.median(lengths) < 15 < 150 == lengths.max()
+    log = histories(lengths)
+    config = RunConfig(model=CrossDomainConfig(max_length=150, causal=causal))
+    loader = representing(log, catalogue(), config)
+    loader.set_epoch(0)
+    batches = [loader[index][0]["segment"] for index in range(len(loader))]
+    real = sum(int((segment > 0).sum()) for segment in batches)
+    assert real >= lengths.sum() - len(lengths)
+    assert sum(segment.size for segment in batches) <= 1.15 * real
+
+
+@pytest.mark.once
 def test_each_stage_masks_its_own():
     log, known = histories([8, 9, 12, 5, 7, 3, 9]), catalogue()
     config = RunConfig(

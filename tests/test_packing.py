@@ -73,19 +73,21 @@ def test_a_length_out_of_range_is_refused():
         pack(np.array([3, 5]), 4)
 
 
+@pytest.mark.parametrize("all_events", [False, True])
 @pytest.mark.parametrize(
     "file, length", [("ml-1m/sasrec_ml-1m.txt.gz", 200), ("amazon-s3rec-timegaps/Beauty.txt.gz", 50)]
 )
-def test_an_epoch_of_real_data_computes_few_empty_slots(file, length):
+def test_an_epoch_of_real_data_computes_few_empty_slots(file, length, all_events):
     path = Path(__file__).parents[2] / "shared" / "data" / file
     if not path.exists():
         pytest.skip(f"{file} is not there")
     data = DataConfig(path=str(path), layout="pairs" if "ml-1m" in file else "sequences")
     prepared = prepare(splits.split(sources.load(data), SplitConfig()))
-    config = RunConfig(model=SequentialConfig(max_length=length), train=TrainConfig(batch_size=128))
+    config = RunConfig(model=SequentialConfig(max_length=length, all_events=all_events), train=TrainConfig(batch_size=128))
     loader = NextItemLoader(prepared.train, prepared.catalogue, config)
     loader.set_epoch(0)
     real = sum(int((loader[i][0]["segment"] > 0).sum()) for i in range(len(loader)))
     computed = sum(loader[i][0]["segment"].size for i in range(len(loader)))
-    assert real == np.minimum(prepared.train.lengths - 1, length).clip(0).sum()
+    inputs = prepared.train.lengths - 1
+    assert real == (inputs if all_events else np.minimum(inputs, length)).clip(0).sum()
     assert computed <= 1.15 * real

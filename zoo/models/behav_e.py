@@ -93,12 +93,15 @@ class BehavE(UserEncoder):
         history are no negatives of each other;
       * dropout stands behind the norm (there, in front of batch norm, whose running variance then is too large);
         running statistics of batch norm are averaged as the weights are (there, a pass with dropout on re-estimated
-        them), see `BatchNorm`;
+        them), see `BatchNorm`: who changes `train.ema` changes `batch_norm_momentum`;
+      * the text autoencoder is trained with the optimizer, rate and batches of the rest (there, by Adam at .001, 2,048
+        texts at once);
       * queries are pooled by mean or attention (there, by the mode of each coordinate, which is the minimum); of the
         text encoder the last states of both directions are read (there, both at the last code, of which the backward
         one has seen nothing else), and it learns from queries, too;
       * activity and price buckets are parts (there, counts were reduced to shares), `paper` leaves them out; urls have
-        a linear map as all others; the last `bag_size` distinct ids and `num_queries` queries are read (there, all);
+        a linear map as all others; the last `bag_size` distinct ids and `num_queries` queries are read (there, all),
+        of which an older view shows those before its own cut-off, perhaps none;
         unknown and rare ids have a vector, and clients without events are zeros (there, they were missing);
       * repeated events count (there, equal ones within five seconds were dropped);
       * weight decay spares embeddings and biases; the epoch that is kept is chosen on held-out clients.

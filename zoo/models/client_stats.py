@@ -16,6 +16,7 @@ from config import ModelConfig, RunConfig
 from zoo.data.behaviour.catalogue import BehaviourCatalogue
 from zoo.data.behaviour.log import Snapshot
 from zoo.data.behaviour.statistics import CLIP, moments
+from zoo.data.dataset import DataError
 from zoo.data.loaders.statistics import StatisticsLoader
 from zoo.recommender import UserEncoder
 from zoo.registry import ModelSpec
@@ -75,7 +76,15 @@ class ClientStats(UserEncoder):
 
         Args:
             snapshot: what is known of the training clients, in tokens of the catalogue.
+
+        Raises:
+            DataError: there is none.
         """
+        if not len(snapshot):
+            raise DataError(
+                f"{snapshot.log.name}: no client with events before the cut-off to learn from; "
+                "see behaviour.train_clients and behaviour.window_days"
+            )
         rows = np.linspace(0, len(snapshot) - 1, min(len(snapshot), ADAPTED)).astype(np.int64)
         values = self.loader.inputs(snapshot.take(rows), self.catalogue, self.config)["statistics"]
         mean, deviation = moments(values, np.arange(len(values)))

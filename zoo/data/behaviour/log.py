@@ -137,8 +137,10 @@ class BehaviourLog:
         return owner[mine], self.ref[index[mine]]
 
     def sha256(self) -> str:
-        """Fingerprint of the events and of all that is known of products."""
-        digest = hashlib.sha256(json.dumps([self.clients.tolist(), self.products.ids.tolist()], default=str).encode())
+        """Fingerprint of the events, of all that is known of products, and of what the owner asks for."""
+        ids = (self.clients, self.products.ids, self.categories, self.urls)
+        asked = {name: array.tolist() for name, array in sorted(self.asked.items())}
+        digest = hashlib.sha256(json.dumps([*(each.tolist() for each in ids), asked], default=str).encode())
         product = (self.products.category, self.products.price, self.products.name)
         for array in (self.offsets, self.kind, self.time, self.ref, *product, self.queries):
             digest.update(f"{array.dtype} {array.shape} ".encode())
