@@ -20,7 +20,7 @@ from zoo.data.vocabulary import UNKNOWN
 from zoo.question import ask, told_action, told_time
 from zoo.recommender import Baseline, Recommender
 from zoo.request import Request, refuse_another, resolve, resolve_many, run_dir, with_data
-from zoo.running import announce, clear, facts, for_production, holds, working
+from zoo.running import announce, clear, for_production, holds, save, working
 
 
 def run(action: str, options: Namespace) -> None:
@@ -66,15 +66,7 @@ def train_production_model(options: Namespace) -> None:
         print(f"{directory}: this run is finished; nothing to resume")
         return
     model, result = _train(request, config, prepared, directory, ())
-    artifacts.save(
-        directory,
-        request.name,
-        config,
-        model,
-        trained_on="everything",
-        facts=facts(request, prepared, result),
-        history=working(directory) / "history.csv",
-    )
+    save(directory, request, config, prepared, model, result, "everything")
     clear(directory)
     print(f"run: {directory}")
 
@@ -284,17 +276,7 @@ def _validate(request: Request, prepared: Prepared) -> dict[str, Any]:
     monitor = evaluation.RankingEvaluation(histories, targets, prepared.catalogue, config)
     model, result = _train(request, config, prepared, request.run_dir, (monitor,))
     metrics, ranks = _evaluate(model, prepared, config)
-    artifacts.save(
-        request.run_dir,
-        request.name,
-        config,
-        model,
-        trained_on="train",
-        facts=facts(request, prepared, result),
-        metrics=metrics,
-        ranks=ranks,
-        history=working(request.run_dir) / "history.csv",
-    )
+    save(request.run_dir, request, config, prepared, model, result, "train", metrics=metrics, ranks=ranks)
     clear(request.run_dir)
     return metrics
 

@@ -23,7 +23,7 @@ from zoo.data.behaviour.windows import official
 from zoo.data.dataset import DataError
 from zoo.recommender import Recommender, UserEncoder
 from zoo.request import Request
-from zoo.running import announce, clear, facts, for_production, holds, working
+from zoo.running import announce, clear, for_production, holds, save, working
 from zoo.topk import InnerProductIndex
 
 ENTRY = "entry.json"  # beside exported vectors: up to when they know the log
@@ -47,15 +47,7 @@ def train_validation(request: Request) -> None:
         watch = (Validation(others, request),)
     model, result = _train(request, config, learned, request.run_dir, watch)
     # The judge may refuse the vectors: the run is there nevertheless, and goes on from here.
-    artifacts.save(
-        request.run_dir,
-        request.name,
-        config,
-        model,
-        trained_on="train",
-        facts=facts(request, prepared, result) | {"cut": prepared.cut},
-        history=working(request.run_dir) / "history.csv",
-    )
+    save(request.run_dir, request, config, prepared, model, result, "train")
     rows = prepared.log.relevant()
     vectors = model.vectors(prepared.everyone())
     metrics: dict[str, Any] = {}
@@ -86,15 +78,7 @@ def train_production(request: Request) -> None:
         print(f"{directory}: this run is finished; nothing to resume")
         return
     model, result = _train(request, config, prepared, directory, ())
-    artifacts.save(
-        directory,
-        request.name,
-        config,
-        model,
-        trained_on="everything",
-        facts=facts(request, prepared, result) | {"cut": prepared.cut},
-        history=working(directory) / "history.csv",
-    )
+    save(directory, request, config, prepared, model, result, "everything")
     clear(directory)
     print(f"run: {directory}")
 

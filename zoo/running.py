@@ -1,4 +1,4 @@
-"""What every training run of main.py shares: its greeting, its working folder, the facts that it leaves."""
+"""What every training run of main.py shares: its greeting, its working folder, the run that it leaves."""
 
 from __future__ import annotations
 
@@ -47,9 +47,23 @@ def clear(directory: Path) -> None:
     shutil.rmtree(working(directory), ignore_errors=True)
 
 
-def facts(request: Request, prepared: Prepared | BehaviourPrepared, result: Any) -> dict[str, Any]:
-    """What config.json says besides the configuration; `result` of the fit, None of a model that is counted."""
-    return {
+def save(
+    directory: Path,
+    request: Request,
+    config: RunConfig,
+    prepared: Prepared | BehaviourPrepared,
+    model: Any,
+    result: Any,
+    trained_on: str,
+    **more: Any,
+) -> None:
+    """Makes what was trained a run in `directory`.
+
+    Args:
+        result: of the fit; None of a model that is counted.
+        trained_on, more: as in `artifacts.save`.
+    """
+    facts = {
         "preset": request.preset,
         "backend": backends.name(),
         "versions": backends.versions(),
@@ -59,6 +73,10 @@ def facts(request: Request, prepared: Prepared | BehaviourPrepared, result: Any)
         "best_epoch": None if result is None else result.best_epoch,
         "seconds": None if result is None else round(result.seconds, 1),
     }
+    if isinstance(prepared, BehaviourPrepared):
+        facts["cut"] = prepared.cut
+    history = working(directory) / "history.csv"
+    artifacts.save(directory, request.name, config, model, trained_on=trained_on, facts=facts, history=history, **more)
 
 
 def holds(directory: Path, name: str, config: RunConfig, sha256: str) -> bool:
