@@ -331,6 +331,16 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, chunks: Any, d
     return loop[1], loop[2].stack()
 
 
+def softmax(logits: Any) -> Any:
+    """Softmax over the last axis, in the type of `logits`; its sums are float32 whatever that is.
+
+    TensorFlow and PyTorch have kernels for this, which spare two passes over all logits; JAX adds up in the given type.
+    """
+    if name() != "jax":
+        return keras.ops.softmax(logits, axis=-1)
+    return keras.ops.cast(keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1), logits.dtype)
+
+
 # --------------------------------------------------------------------------------------------------- gradients
 
 

@@ -225,12 +225,18 @@ def softmax_cross_entropy(hidden: Any, table: Any, labels: Any, weights: Any, bi
 
 def _surprise(logits: Any, likely: Any, label: Any) -> Any:
     """-log of the probability of the labels, (t,), from logits (t, V) and their softmax (t, V)."""
-    probability = ops.take_along_axis(likely, label[:, None], axis=1)[:, 0]
+
+    def of_label(array):
+        return ops.cast(ops.take_along_axis(array, label[:, None], axis=1)[:, 0], "float32")
+
+    def largest(array):
+        return ops.cast(ops.max(array, axis=1), "float32")
+
+    probability = of_label(likely)
 
     def exactly():
         # log of the sum of exponentials, from the likeliest item: that of the label has rounded to zero.
-        total = ops.max(logits, axis=1) - ops.log(ops.max(likely, axis=1))
-        return total - ops.take_along_axis(logits, label[:, None], axis=1)[:, 0]
+        return largest(logits) - ops.log(largest(likely)) - of_label(logits)
 
     return ops.cond(ops.min(probability) < 1e-30, exactly, lambda: -ops.log(probability))
 
@@ -252,10 +258,10 @@ def _softmax_forward(hidden: Any, table: Any, labels: Any, share: Any, bias: Any
     def body(carry, chunk):
         loss, table_gradient, bias_gradient = carry
         part, label, weight = chunk
-        logits = ops.cast(ops.matmul(part, transposed), "float32")  # (t, V)
+        logits = ops.matmul(part, transposed)  # (t, V)
         if bias is not None:
-            logits = logits + ops.cast(bias, "float32")
-        likely = ops.softmax(logits, axis=1)
+            logits = ops.cast(logits, "float32") + ops.cast(bias, "float32")
+        likely = backends.softmax(logits)
         loss = loss + ops.sum(weight * _surprise(logits, likely, label))
         # The weights go onto the smaller factor; the label's -1, and the weights of the rows, come at the end.
         if bias is not None:
