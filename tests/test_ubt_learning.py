@@ -79,6 +79,7 @@ def test_the_loss_is_the_weighted_sum_of_the_tasks():
     assert total == pytest.approx(sum(expected), rel=1e-5)
 
 
+@pytest.mark.once
 def test_category_loss_is_that_of_the_scores():
     """The model's dense computation against the scores that it recommends by."""
     data = prepared()
