@@ -279,7 +279,7 @@ def softmax_reference(hidden, table, labels, weights, bias=None):
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("chunk_rows", [1, 7, 64])  # many chunks, a ragged last one, a single one
 def test_softmax_cross_entropy(monkeypatch, biased, chunk_rows):
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 1)
     monkeypatch.setattr(losses, "CHUNK_ROWS", chunk_rows)
     rows, items, dim = 17, 29, 6
     hidden, table, bias = normal(rows, dim), normal(items, dim), normal(items)
@@ -334,7 +334,7 @@ def test_softmax_cross_entropy_takes_half_precision():
 def test_softmax_cross_entropy_under_xla(monkeypatch):
     import tensorflow as tf
 
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 1)
     monkeypatch.setattr(losses, "CHUNK_ROWS", 5)
     hidden, table = tf.constant(normal(12, 4)), tf.constant(normal(11, 4))
     labels, weights = RNG.integers(3, 11, 12).astype(np.int32), np.ones(12, np.float32)

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 from keras import ops
+from keras.backend import standardize_dtype
 
 from zoo import backends
 from zoo.data.vocabulary import NUM_SPECIALS
 
 NEVER = -1e9  # logit of a candidate that is not one; finite, so that no row can become NaN
-CHUNK_ELEMENTS = 2**20  # logits held at once by `softmax_cross_entropy`: 4 MB in float32, which stay in the cache
+CHUNK_BYTES = 2**22  # of logits that `softmax_cross_entropy` holds at once: they stay in the cache
 CHUNK_ROWS = 128  # but never fewer rows than this
 
 
@@ -245,7 +246,8 @@ def _softmax_forward(hidden: Any, table: Any, labels: Any, share: Any, bias: Any
     """Value of `softmax_cross_entropy` for weights that sum to one, and the function of its gradient."""
     dim, items = table.shape[1], table.shape[0]
     rows = ops.shape(hidden)[0]  # a tensor where TensorFlow does not know it
-    size = max(CHUNK_ELEMENTS // items, CHUNK_ROWS)
+    logit_bytes = 4 if standardize_dtype(hidden.dtype) == "float32" else 2
+    size = max(CHUNK_BYTES // (items * logit_bytes), CHUNK_ROWS)
     size = min(size, rows) if isinstance(rows, int) else size
     count = (rows + size - 1) // size
     extra = count * size - rows  # rows of weight 0 that fill the last chunk
