@@ -41,7 +41,7 @@ KNOBS: dict[str, str] = {
     "cross_domain": "all_events=false,dropout=0.1",
 }
 COMMON = "batch_size=128,embedding_dim=64,max_length=200,learning_rate=0.001"
-STEPS = 12
+STEPS = 30
 
 
 def quickest(*runs: Callable[[], Any]) -> float:
