@@ -230,11 +230,12 @@ def test_points_differences_and_notes(table):
 @pytest.mark.once
 def test_logistic_regression_may_ask(world):
     log, targets, clients, tasks = world
-    oracle = np.concatenate([tasks[name].validation - tasks[name].validation.mean(axis=0) for name in tasks], axis=1)
+    # What is learned and what is asked, in one sum: logistic regression finds the one and so ranks by the other.
+    oracle = np.concatenate([tasks[name].train + tasks[name].validation for name in tasks], axis=1)
     linear = JudgeConfig(probe="linear")
     table = judging.judge(log, targets, clients, {"oracle": (log.clients[clients], oracle)}, linear, 20)
     mean = {name: row["mean"] for name, row in table.rows.items()}
-    assert mean["oracle"] > 0.55 > max(mean["zeros"], mean["random"])
+    assert mean["oracle"] > 0.8 and max(mean["zeros"], mean["random"]) < 0.6
     assert any("300 clients, linear probe, seed 0" in note for note in table.notes)
     few = judging.judge(log, targets, clients[:3], {}, linear, 20)
     assert all(np.isfinite(task["score"]) for row in few.rows.values() for task in row["tasks"].values())
