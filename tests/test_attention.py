@@ -167,6 +167,34 @@ def test_transformer_block(kind):
     np.testing.assert_allclose(run(layer, x, bias), block_reference(weights, x, kind), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("kind", ["pre_norm", "post_norm", "original", "ligr"])
+def test_the_wanted_slots_alone_are_the_same(kind, gaps, training):
+    x, bias = (keras.ops.convert_to_tensor(array) for array in (normal(2, 6, 4), bias_of(SEGMENT)))
+    wanted = np.array([2, 4, 5, 11, 4], np.int32)
+    place = np.array([[0, 4, 5, 1, 0, 0], [0, 1, 2, 3, 9, 5]], np.int32)
+    place = keras.ops.convert_to_tensor(place) if gaps else None
+    layer = TransformerBlock(4, 2, kind=kind, by_distance=DistanceBias(6, 2, two_sided=True))
+    layer(x, bias, place)
+    randomise(layer)
+
+    def of_all():
+        return keras.ops.take(keras.ops.reshape(layer(x, bias, place, training=training), (-1, 4)), wanted, axis=0)
+
+    def alone():
+        return layer(x, bias, place, keras.ops.convert_to_tensor(wanted), training=training)
+
+    expected, found = (keras.ops.convert_to_numpy(states()) for states in (of_all, alone))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    gradients = [
+        autodiff.gradients(lambda states=states: keras.ops.sum(states() ** 3), layer.trainable_variables)
+        for states in (of_all, alone)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["pre_norm", "post_norm", "original", "ligr"])
 def test_no_slot_sees_the_future_or_a_neighbour(kind):
     layer, bias = TransformerBlock(4, 1, kind=kind), bias_of(SEGMENT)

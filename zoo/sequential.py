@@ -105,8 +105,8 @@ class SequentialRecommender(Recommender):
         return [layer for layer in self.layers if isinstance(layer, RowEmbedding)]
 
     @abc.abstractmethod
-    def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        """(R, L, D) the state after each event."""
+    def states(self, inputs: dict[str, Any], wanted: Any = None, training: bool = False) -> Any:
+        """(R, L, D) the state after each event, or (T, D) after those in the `wanted` slots (T,) of all rows."""
 
     def embed_events(self, inputs: dict[str, Any], scale: float = 1.0, table: Any = None) -> Any:
         """(R, L, D) what is read of each event, times `scale`: its item, its action, and the one that is asked for.
@@ -126,11 +126,8 @@ class SequentialRecommender(Recommender):
         if "touched" in inputs:
             for layer in self._by_rows:
                 layer.touch(inputs["touched"])
-        states = self.states(inputs, training=training)
-        states = ops.reshape(states, (-1, states.shape[-1]))
-        if "slot" in inputs:
-            states = ops.take(states, inputs["slot"], axis=0)
-        return self.compared(states)
+        states = self.states(inputs, inputs.get("slot"), training=training)
+        return self.compared(ops.reshape(states, (-1, states.shape[-1])))
 
     def compared(self, states: Any) -> Any:
         """(T, D) states -> (T, D or D + 1) whose inner products with `item_embeddings` are the scores."""

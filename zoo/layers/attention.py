@@ -1,6 +1,6 @@
 """Self-attention over packed rows: an event sees its own sequence, and in a causal layer nothing later.
 
-Legend: R rows, L slots of a row, D width, H heads, B sequences, M appended events.
+Legend: R rows, L slots of a row, D width, H heads, T wanted slots, B sequences, M appended events.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ def visible(segment: Any, causal: bool) -> Any:
 def hiding(seen: Any, dtype: Any) -> Any:
     """(R, 1, L, L) what is added to the logits of attention, of (R, L, L) bool: whether slot i may see slot j."""
     return ops.cast(ops.where(seen, 0.0, HIDDEN), dtype)[:, None]
+
+
+def at_slots(array: Any, wanted: Any = None) -> Any:
+    """(T, ...) of (R, L, ...) at slots (T,) counted through all rows; None: at all, (R * L, ...)."""
+    flat = ops.reshape(array, (-1, *array.shape[2:]))
+    return flat if wanted is None else ops.take(flat, wanted, axis=0)
 
 
 def small() -> Any:
@@ -83,20 +89,32 @@ class SelfAttention(keras.layers.Layer):
         self.output_dense = keras.layers.Dense(dim, kernel_initializer=start, name="output")
         self.drop = Dropout(dropout)
 
-    def call(self, x: Any, seen: Any, bias: Any, place: Any = None, training: bool = False) -> Any:
-        """(R, L, D) -> (R, L, D).
+    def call(self, x: Any, seen: Any, bias: Any, place: Any = None, wanted: Any = None, training: bool = False) -> Any:
+        """(R, L, D) -> (R, L, D), or the `wanted` alone, (T, D).
 
         Args:
             x: (R, L, D) what the queries are made of.
             seen: (R, L, D) what the keys and values are made of.
             bias: (R, 1, L, L) added to the logits: 0 where slot i sees slot j, HIDDEN where it may not.
             place: (R, L) of each event, from which distances are counted; None: events are as far apart as their slots.
+            wanted: (T,) slots, counted through all rows; None: all.
         """
+        key, value = self._keys_and_values(seen)
+        if place is None:
+            place = ops.arange(x.shape[1], dtype="int32")
+        looking = place[..., None]
+        if wanted is not None and not training:  # few are: each gets the keys and values of its row
+            row = wanted // x.shape[1]
+            x, key, value = at_slots(x, wanted)[:, None], ops.take(key, row, axis=0), ops.take(value, row, axis=0)
+            bias = at_slots(bias[:, 0], wanted)[:, None, None]
+            if len(place.shape) == 1:
+                looking = (wanted % place.shape[0])[:, None, None]
+            else:
+                looking, place = at_slots(place, wanted)[:, None, None], ops.take(place, row, axis=0)
         if self.by_distance is not None:
-            if place is None:
-                place = ops.arange(x.shape[1], dtype="int32")
-            bias = bias + self.by_distance(place[..., :, None] - place[..., None, :])
-        return self._attend(x, self._heads(self.query(x)), *self._keys_and_values(seen), bias, training)
+            bias = bias + self.by_distance(looking - place[..., None, :])
+        mixed = self._mixed(self._heads(self.query(x)), key, value, bias, training)
+        return self.output_dense(mixed if wanted is None else at_slots(mixed, wanted if training else None))
 
     def extend(self, x: Any, seen: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
         """The same for events appended to B sequences whose keys and values are known; costs O(L) an event.
@@ -115,13 +133,15 @@ class SelfAttention(keras.layers.Layer):
         bias = hiding(ops.greater_equal(distance, 0), x.dtype)
         if self.by_distance is not None:
             bias = bias + self.by_distance(distance)
-        return self._attend(x, self._heads(self.query(x)), keys, values, bias, False), (keys, values)
+        mixed = self._mixed(self._heads(self.query(x)), keys, values, bias, False)
+        return self.output_dense(mixed), (keys, values)
 
     def _keys_and_values(self, seen: Any) -> tuple[Any, Any]:
         key, value = ops.split(self.key_value(seen), 2, axis=-1)
         return self._heads(key), self._heads(value)
 
-    def _attend(self, x: Any, query: Any, key: Any, value: Any, bias: Any, training: bool) -> Any:
+    def _mixed(self, query: Any, key: Any, value: Any, bias: Any, training: bool) -> Any:
+        """(R, M, D) the values by their weights, of queries (R, H, M, D / H)."""
         scale = query.shape[-1] ** -0.5
         if backends.fuses_attention() and not (training and self.drop.dropped):
             by_slot = [ops.transpose(part, (0, 2, 1, 3)) for part in (query, key, value)]  # (R, L, H, D / H)
@@ -130,7 +150,7 @@ class SelfAttention(keras.layers.Layer):
             logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * scale + bias
             weights = self.drop(ops.softmax(logits, axis=-1), training=training)  # (R, H, L, L)
             mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-        return self.output_dense(ops.reshape(mixed, ops.shape(x)))
+        return ops.reshape(mixed, (*ops.shape(mixed)[:2], value.shape[1] * value.shape[3]))
 
     def _heads(self, x: Any) -> Any:
         shape = ops.shape(x)

@@ -1,6 +1,6 @@
 """An encoder of events, which look where they are let: positions, blocks, norms.
 
-Legend: R rows, L slots of a row, D width.
+Legend: R rows, L slots of a row, D width, T wanted slots.
 """
 
 from __future__ import annotations
@@ -66,12 +66,16 @@ class Encoder(keras.layers.Layer):
         ]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm") if last_norm else None
 
-    def call(self, events: Any, position: Any, bias: Any, gaps: bool = False, training: bool = False) -> Any:
+    def call(
+        self, events: Any, position: Any, bias: Any, gaps: bool = False, wanted: Any = None, training: bool = False
+    ) -> Any:
         """`position` (R, L) is the place of each event in its sequence; `bias` is as in `SelfAttention`.
 
-        With `gaps`, what follows each other in a sequence does not lie in slots that follow each other.
+        With `gaps`, what follows each other in a sequence does not lie in slots that follow each other. Of `wanted`
+        slots (T,), counted through all rows, the states are (T, D).
         """
         x = self.drop(self.input_norm(events + self.position(position)), training=training)
         for block in self.blocks:
-            x = block(x, bias, position if gaps else None, training=training)
+            last = block is self.blocks[-1]
+            x = block(x, bias, position if gaps else None, wanted if last else None, training=training)
         return x if self.norm is None else self.norm(x)

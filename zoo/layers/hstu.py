@@ -1,6 +1,6 @@
 """Blocks of the hierarchical sequential transduction unit (Zhai et al. 2024) over packed rows.
 
-Legend: R rows, L slots of a row, D width, H heads, M appended events, N fixed divisor of the attention.
+Legend: R rows, L slots of a row, D width, H heads, T wanted slots, M appended events, N fixed divisor of the attention.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from zoo import backends
-from zoo.layers.attention import placed
+from zoo.layers.attention import at_slots, placed
 from zoo.layers.dropout import Dropout
 from zoo.layers.relative_bias import DistanceBias
 
@@ -126,10 +126,23 @@ class HSTUBlock(keras.layers.Layer):
         self.output_dense = keras.layers.Dense(dim, name="output")
         self.drop = Dropout(dropout)
 
-    def call(self, x: Any, seen: Any, distance: Any, bucket: Any = None, training: bool = False) -> Any:
-        """(R, L, D) -> (R, L, D); `seen`, `distance` and `bucket` as in `RelativeBias`."""
+    def call(
+        self, x: Any, seen: Any, distance: Any, bucket: Any = None, wanted: Any = None, training: bool = False
+    ) -> Any:
+        """(R, L, D) -> (R, L, D), or of `wanted` slots (T,), counted through all rows and few, (T, D).
+
+        `seen`, `distance` (L, L) and `bucket` are as in `RelativeBias`.
+        """
         gate, value, query, key = self._project(x)
-        return self._attend(x, gate, query, key, value, self.bias(seen, distance, bucket), training)
+        if wanted is None:
+            return self._attend(x, gate, query, key, value, self.bias(seen, distance, bucket), training)
+        row, place = wanted // x.shape[1], wanted % x.shape[1]
+        key, value = ops.take(key, row, axis=0), ops.take(value, row, axis=0)
+        x, gate, seen = (at_slots(part, wanted)[:, None] for part in (x, gate, seen))
+        query = at_slots(ops.transpose(query, (0, 2, 1, 3)), wanted)[:, :, None]  # (T, H, 1, query_dim)
+        bucket = None if bucket is None else at_slots(bucket, wanted)[:, None]
+        bias = self.bias(seen, ops.take(distance, place, axis=0)[:, None], bucket)
+        return self._attend(x, gate, query, key, value, bias, training)[:, 0]
 
     def extend(self, x: Any, position: Any, bucket: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
         """`call` for M events appended to B sequences whose keys and values are known; costs O(L) an event.

@@ -1,6 +1,6 @@
 """Transformer blocks: what SASRec, eSASRec and BERT4Rec stack.
 
-Legend: R rows, L slots of a row, D width.
+Legend: R rows, L slots of a row, D width, T wanted slots.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from zoo.layers.attention import SelfAttention, small
+from zoo.layers.attention import SelfAttention, at_slots, small
 from zoo.layers.dropout import Dropout
 from zoo.layers.relative_bias import DistanceBias
 
@@ -70,9 +70,13 @@ class TransformerBlock(keras.layers.Layer):
         if gated:
             self.gates = [keras.layers.Dense(dim, activation="sigmoid", name=f"gate_{i}") for i in range(2)]
 
-    def call(self, x: Any, bias: Any, place: Any = None, training: bool = False) -> Any:
-        """(R, L, D) -> (R, L, D); `bias` and `place` as in `SelfAttention`."""
-        return self._residual(x, lambda y, seen: self.attention(y, seen, bias, place, training=training), training)
+    def call(self, x: Any, bias: Any, place: Any = None, wanted: Any = None, training: bool = False) -> Any:
+        """(R, L, D) -> (R, L, D), or the `wanted` alone, (T, D); `bias`, `place`, `wanted` as in `SelfAttention`."""
+
+        def attend(y, seen):
+            return self.attention(y, seen, bias, place, wanted, training=training)
+
+        return self._residual(x, attend, training, wanted)
 
     def extend(self, x: Any, position: Any, cache: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
         """`call` for events appended to sequences, as in `SelfAttention.extend`."""
@@ -84,15 +88,19 @@ class TransformerBlock(keras.layers.Layer):
 
         return self._residual(x, attend, False), cache
 
-    def _residual(self, x: Any, attention: Callable[[Any, Any], Any], training: bool) -> Any:
+    def _residual(self, x: Any, attention: Callable[[Any, Any], Any], training: bool, wanted: Any = None) -> Any:
+        def kept(y):
+            return y if wanted is None else at_slots(y, wanted)
+
         if self.kind == "post_norm":
-            x = self.attention_norm(x + self.drop(attention(x, x), training=training))
+            x = self.attention_norm(kept(x) + self.drop(attention(x, x), training=training))
             return self.network_norm(x + self.drop(self._network(x, training), training=training))
         normed = self.attention_norm(x)
         if self.kind == "original":
-            x = self.network_norm(normed + attention(normed, x))
+            x = self.network_norm(kept(normed) + attention(normed, x))
             return x + self.drop(self._network(x, training), training=training)
         attended = self.drop(attention(normed, normed), training=training)
+        x = kept(x)
         x = x + (self.gates[0](x) * attended if self.gates else attended)
         mixed = self.drop(self._network(self.network_norm(x), training), training=training)
         return x + (self.gates[1](x) * mixed if self.gates else mixed)

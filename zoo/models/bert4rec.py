@@ -94,12 +94,12 @@ class BERT4Rec(SequentialRecommender):
             self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.build_weights()
 
-    def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
+    def states(self, inputs: dict[str, Any], wanted: Any = None, training: bool = False) -> Any:
         events = self.embed_events(inputs)
         masked = ops.cast(ops.equal(inputs["item"], MASK), events.dtype)[..., None]
         events = events + masked * ops.cast(self.mask, events.dtype)
         bias = hiding(visible(inputs["segment"], causal=False), events.dtype)
-        x = self.encoder(events, inputs["position"], bias, training=training)
+        x = self.encoder(events, inputs["position"], bias, wanted=wanted, training=training)
         x = x if self.dense is None else self.dense(x)
         return x if self.norm is None else self.norm(x)
 

@@ -29,7 +29,7 @@ from zoo.data.loaders.domains import (
     target_domain,
 )
 from zoo.data.vocabulary import MASK, NUM_SPECIALS
-from zoo.layers.attention import hiding, visible
+from zoo.layers.attention import at_slots, hiding, visible
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.encoder import Encoder
 from zoo.layers.gradient_reversal import reverse_gradient
@@ -210,14 +210,14 @@ class CrossDomain(Recommender):
         """By encoder, states (T, D), of the masked slots or, with `causal`, of all; vectors of users (U, D): `cross`,
         `cross_there` (U,), and, one per domain and stacked, (U, G, D) `specific`, `common`, (U, G) `there`."""
         row = inputs["person"] // inputs["item"].shape[1]
-        known = _at(self._known(inputs), inputs["person"])[:, None]  # (U, 1, L), and with each domain's alone (U, G, L)
+        known = at_slots(self._known(inputs), inputs["person"])[:, None]  # (U, 1, L), of each domain alone (U, G, L)
         domains = ops.arange(1, self.num_domains + 1, dtype="int32")[:, None]
         by_domain = ops.logical_and(known, ops.equal(ops.take(inputs["domain"], row, axis=0)[:, None], domains))
         there = {"there": ops.any(by_domain, axis=-1), "cross_there": ops.any(known[:, 0], axis=-1)}
         result = {name: ops.cast(one, inputs["people"].dtype) for name, one in there.items()}
         for kind in KINDS:
             states = self._encoded(kind, inputs, training)
-            result[f"{kind}_states"] = _at(states, inputs.get("slot"))
+            result[f"{kind}_states"] = at_slots(states, inputs.get("slot"))
             seen = known if kind == "cross" else by_domain
             result[kind] = pooled(ops.take(states, row, axis=0), seen, self.config.pooling == "last")
         return result | {"cross": result["cross"][:, 0]}
@@ -277,15 +277,13 @@ class CrossDomain(Recommender):
         read = ops.logical_or(own[:, None, :], ops.eye(length, dtype="bool")[None])  # these events, and itself
         seen = ops.logical_and(visible(x["segment"], self.config.causal), read)
         bias, gaps = hiding(seen, events.dtype), "latest" in inputs
+        if self.config.gating != "original":
+            state = self.recommender(events, x["aim"], bias, gaps=gaps, wanted=latest, training=training)
+            state = ops.reshape(state, (-1, state.shape[-1]))
+            return state if self.gate is None else self.gate(state, *self._users(inputs, training), training=training)
         states = self.recommender(events, x["aim"], bias, gaps=gaps, training=training)
-        state = _at(states, latest)
-        if self.gate is None:
-            return state
-        users = self._users(inputs, training)
-        if self.config.gating == "state":
-            return self.gate(state, *users, training=training)
         sequences = ops.repeat(states, length, axis=0) if latest is None else ops.take(states, latest // length, axis=0)
-        return self.gate(sequences, _at(seen, latest), *users)
+        return self.gate(sequences, at_slots(seen, latest), *self._users(inputs, training))
 
     def _users(self, inputs: dict[str, Any], training: bool = False) -> list[Any]:
         """The specific and the cross vector (T, D) of the user at each wanted slot: given, or made of what is there."""
@@ -330,16 +328,10 @@ class CrossDomain(Recommender):
     def _view(self, kind: str, domain: int | None, inputs: dict[str, Any], training: bool = False) -> Any:
         """(T, D) vectors of users, of what each wanted slot may know."""
         states = self._encoded(kind, inputs, training)
-        return _at(pooled(states, self._known(inputs, domain), self.config.pooling == "last"), inputs["slot"])
+        return at_slots(pooled(states, self._known(inputs, domain), self.config.pooling == "last"), inputs["slot"])
 
     def item_embeddings(self) -> Any:
         return self.embed_items(ops.arange(self.catalogue.items.size, dtype="int32"))
-
-
-def _at(array: Any, slot: Any) -> Any:
-    """(T, D) rows of (R, L, D) at flat slots; None: at all."""
-    flat = ops.reshape(array, (-1, array.shape[-1]))
-    return flat if slot is None else ops.take(flat, slot, axis=0)
 
 
 def _not_represented(config: CrossDomainConfig) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from zoo.data.loaders.sequences import NextItemLoader
 from zoo.data.loaders.session_parallel import SessionParallelLoader
 from zoo.data.sources import t_ecd
 from zoo.data.vocabulary import PAD
+from zoo.layers.attention import at_slots
 from zoo.layers.dropout import Dropout
 from zoo.layers.recurrent import GRU, Memory
 from zoo.registry import ModelSpec, Stage
@@ -86,7 +87,7 @@ class GRU4Rec(SequentialRecommender):
         self.project = keras.layers.Dense(dim, name="project") if units != dim else None
         self.build_weights()
 
-    def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
+    def states(self, inputs: dict[str, Any], wanted: Any = None, training: bool = False) -> Any:
         x = self.drop_input(self._embed(inputs), training=training)
         if "fresh" in inputs:
             keep = ops.logical_not(inputs["fresh"])
@@ -99,6 +100,7 @@ class GRU4Rec(SequentialRecommender):
             x = self.drop(layer(x, keep, before), training=training)
             if "fresh" in inputs:
                 self.memories[i].write(x[:, -1])
+        x = x if wanted is None else at_slots(x, wanted)
         return x if self.project is None else self.project(x)
 
     def loss_of(self, x: dict[str, Any], y: Any, y_pred: Any, sample_weight: Any) -> Any:

@@ -86,13 +86,14 @@ class HSTU(SequentialRecommender):
         ]
         self.build_weights()
 
-    def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
+    def states(self, inputs: dict[str, Any], wanted: Any = None, training: bool = False) -> Any:
         x = self.drop(self._embed(inputs), training=training)
         seen = visible(inputs["segment"], causal=True)
         place = ops.arange(x.shape[1], dtype="int32")
         bucket = self._buckets(inputs, inputs.get("time"))
         for block in self.blocks:  # slots of a sequence follow each other, so places are as far apart as positions
-            x = block(x, seen, place[:, None] - place[None, :], bucket, training=training)
+            here = wanted if block is self.blocks[-1] else None
+            x = block(x, seen, place[:, None] - place[None, :], bucket, here, training=training)
         return x
 
     def empty_cache(self, size: int) -> dict[str, np.ndarray]:

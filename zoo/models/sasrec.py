@@ -88,11 +88,11 @@ class SASRec(SequentialRecommender):
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.build_weights()
 
-    def states(self, inputs: dict[str, Any], training: bool = False) -> Any:
+    def states(self, inputs: dict[str, Any], wanted: Any = None, training: bool = False) -> Any:
         x = self.drop(self._embed(inputs), training=training)
         bias = hiding(visible(inputs["segment"], causal=True), x.dtype)
         for block in self.blocks:
-            x = block(x, bias, training=training)
+            x = block(x, bias, wanted=wanted if block is self.blocks[-1] else None, training=training)
         return self.norm(x)
 
     def empty_cache(self, size: int) -> dict[str, np.ndarray]:
