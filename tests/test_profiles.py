@@ -340,13 +340,18 @@ def test_clients_with_the_same_history_are_known_as_such():
     profiles = Profiles(snapshot, known, knobs().model)
     a, b, c, d = fingerprints(profiles).tolist()
     assert a == c and len({a, b, d}) == 3
-    loader = TwoViewLoader(snapshot, known, knobs("train.batch_size=8"))
-    x, y, weight = loader[0]
-    clients = np.resize(loader._order, 8)
-    np.testing.assert_array_equal(
-        y[:, None] == y, np.isin(clients, [0, 2])[:, None] & np.isin(clients, [0, 2]) | (clients[:, None] == clients)
-    )
-    assert weight.sum() == 4 and x["noise"].shape == (8, 2, 16)
+    loader = TwoViewLoader(snapshot, known, knobs("train.batch_size=3"))
+    for (x, y, weight), real in zip((loader[0], loader[1]), (3, 1), strict=True):
+        clients = np.resize(loader._order[-real:] if real == 1 else loader._order[:3], 3)
+        twins = np.isin(clients, [0, 2])
+        np.testing.assert_array_equal(y[:, None] == y, twins[:, None] & twins | (clients[:, None] == clients))
+        assert weight.sum() == real and x["noise"].shape == (3, 2, 16)
+
+
+def test_a_log_smaller_than_a_batch_fills_none():
+    snapshot, known = tokens_of(by_hand([[(BUY, 2, 1)], [(VISIT, 1, 0)]]))
+    loader = TwoViewLoader(snapshot, known, knobs("train.batch_size=4000"))
+    assert loader[0][2].tolist() == [1, 1]
 
 
 def test_texts_are_those_known_at_the_cut_off():

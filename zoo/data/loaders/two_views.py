@@ -32,6 +32,7 @@ class TwoViewLoader(Loader):
 
     def __init__(self, snapshot: Snapshot, catalogue: BehaviourCatalogue, config: RunConfig):
         super().__init__(snapshot, catalogue, config)
+        self.rows_per_batch = min(config.train.batch_size, max(len(snapshot), 1))  # thousands are for logs of millions
 
     @property
     def num_examples(self) -> int:
@@ -84,6 +85,7 @@ class TextLoader(TwoViewLoader):
         ]
         distinct = np.unique(np.concatenate(texts), axis=0)
         self.texts = distinct[(distinct != PAD).any(axis=1)]
+        self.rows_per_batch = min(config.train.batch_size, max(len(self.texts), 1))
 
     @property
     def num_examples(self) -> int:
