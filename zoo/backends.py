@@ -43,8 +43,7 @@ def device() -> str:
     if backend == "jax":
         import jax
 
-        first = jax.devices()[0]
-        accelerator = None if first.platform == "cpu" else first.device_kind
+        accelerator = None if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     elif backend == "tensorflow":
         import tensorflow as tf
 
@@ -153,6 +152,7 @@ def feed(loader: keras.utils.PyDataset) -> Any:
     import tensorflow as tf
 
     def batches():
+        memory.keep_freed(name())  # TensorFlow's generators give it back
         for i in range(len(loader)):
             yield loader[i]
 
