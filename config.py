@@ -126,11 +126,10 @@ class SplitConfig(Section):
     targets: Literal["last", "all"] = Field(
         "last", description="by_user: a held-out user's last event; or all but his first, each ranked on its own"
     )
-    target_actions: tuple[str, ...] | None = Field(
-        None, description="actions that validation and test aim at; null: all"
-    )
-    target_domains: tuple[str, ...] | None = Field(
-        None, description="domains that validation and test aim at, and whose items alone are ranked; null: all"
+    target_actions: tuple[str, ...] | None = Field(None, description="actions of all targets; null: all")
+    target_domains: tuple[str, ...] | None = Field(None, description="domains of all targets and candidates; null: all")
+    equal_times: Literal["target_first", "file"] = Field(
+        "target_first", description="target_domains, of events at one time: other domains come later; or as in the file"
     )
 
 

@@ -1,9 +1,10 @@
 """What other domains are worth: recommenders of one domain, of all in one sequence, and `cross_domain`, on one test.
 
     python -m benchmarks.cross_domain FOLDER TARGET [--windows join] [--seeds 3] [--only NAME;NAME] [--set K=V,...]
+        [--equal-times file]
 
-FOLDER holds a log of several domains in a layout that is recognised, TARGET is the domain that is recommended from.
-The last event of each user in it is the test, the one before validation. A contestant is a model, knobs in brackets,
+FOLDER, or a file, is a log of several domains in a known layout, TARGET the domain that is recommended from. The last
+event of each user in it is the test, the one before validation. A contestant is a model, knobs in brackets,
 and what it sees: `alone` the target domain, `merged` all domains, each up to the target. All rank the items of the
 target domain that were trained on.
 
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import RESULTS, write_record
-from config import DataConfig, EvaluateConfig, RunConfig, override
+from config import DataConfig, EvaluateConfig, RunConfig, SplitConfig, override
 from zoo import artifacts, backends, evaluation, metrics, registry, training
 from zoo.data import cleaning, sources, splits
 from zoo.data.catalogue import Prepared, prepare
@@ -55,10 +56,11 @@ BLOCK = 512  # users at once
 FEW = 5
 
 
-def load(folder: str, target: str, alone: bool, window: str, config: RunConfig) -> Prepared:
-    data = DataConfig(path=folder, windows=window, domains=(target,) if alone else None)
+def load(options: argparse.Namespace, alone: bool, config: RunConfig) -> Prepared:
+    data = DataConfig(path=options.folder, windows=options.windows, domains=(options.target,) if alone else None)
     dataset = cleaning.clean(sources.load(data, config.sample, 0), data)
-    split = splits.split(dataset, config.split.model_copy(update={"target_domains": (target,)}), 0)
+    aim = SplitConfig(target_domains=(options.target,), equal_times=options.equal_times)
+    split = splits.split(dataset, aim, 0)
     print(split.summary(), *split.notes, sep="\n  ", flush=True)
     return prepare(split)
 
@@ -174,13 +176,17 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("target")
     parser.add_argument("--windows", default="keep", choices=("keep", "join"))
+    parser.add_argument("--equal-times", default="target_first", choices=("target_first", "file"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=";".join(CONTESTANTS))
     parser.add_argument("--set", default="", dest="knobs", help="knobs of all trained models")
     options = parser.parse_args()
     knobs = re.findall(r"[\w.=-]+", options.knobs)
     target = re.sub(r"\W+", "_", options.target)
-    title = "_".join(["cross_domain", Path(options.folder).name, target, options.windows, *knobs])
+    log = Path(options.folder).absolute()
+    log = log.parent if log.is_file() else log
+    order = ["file"] if options.equal_times == "file" else []
+    title = "_".join(["cross_domain", log.name, target, options.windows, *order, *knobs])
     path = RESULTS / f"{title}.json"
     results: dict[str, Any] = json.loads(path.read_text())["results"] if path.exists() else {}
     prepared: dict[bool, Prepared] = {}
@@ -197,7 +203,7 @@ def main() -> None:
             config = override(config, [options.knobs] if options.knobs else [])
         backends.configure(config.train)
         if alone not in prepared:
-            prepared[alone] = load(options.folder, options.target, alone, options.windows, config)
+            prepared[alone] = load(options, alone, config)
         rows = results.setdefault(contestant, [])
         for seed in range(options.seeds if spec.stages else 1):
             seeded = override(config, [f"seed={seed}"])

@@ -69,6 +69,15 @@ def test_what_happens_at_the_time_of_a_target_is_not_known_before_it():
     assert splits.everything(data, AIM).dataset.events.item.tolist() == split.dataset.events.item.tolist()
 
 
+def test_the_file_orders_equal_times_where_it_is_believed():
+    data = log("fkfkfk", "fkkf")
+    data = dataclasses.replace(data, events=dataclasses.replace(data.events, timestamp=np.zeros(10, np.int64)))
+    believed = AIM.model_copy(update={"equal_times": "file"})
+    for result in (splits.split(data, believed), splits.everything(data, believed)):
+        assert result.dataset.events.item.tolist() == data.events.item.tolist()
+    assert splits.everything(data, AIM).dataset.events.item.tolist() != data.events.item.tolist()
+
+
 def test_domains_are_those_that_training_has(dataset):
     labels = {**dataset.labels, "domain": ("attic", *dataset.labels["domain"])}
     columns = {**dataset.events.columns, "domain": dataset.events.columns["domain"] + 1}

@@ -84,7 +84,7 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
     """
     aims, domains, moved = None, _target_domains(dataset, config), 0
     if domains is not None:
-        dataset, moved = _targets_first(dataset, domains)
+        dataset, moved = _targets_first(dataset, domains, config)
     if config.target_actions is not None:
         codes = dataset.codes("action", config.target_actions, "split.target_actions")
         aims = np.isin(dataset.events.columns["action"], codes)
@@ -113,15 +113,15 @@ def split(dataset: Dataset, config: SplitConfig, seed: int = 0) -> Split:
     return replace(result, domains=domains, notes=(*result.notes, *notes))
 
 
-def _targets_first(dataset: Dataset, domains: tuple[int, ...]) -> tuple[Dataset, int]:
+def _targets_first(dataset: Dataset, domains: tuple[int, ...], config: SplitConfig) -> tuple[Dataset, int]:
     """The events, where those of other domains come after a user's of `domains` that bear the same time; and how many
     changed places.
 
-    Within a domain the file orders equal times; between domains nothing does, and what may have come later is not
-    known before a target, in training as in a test.
+    Within a domain the file orders equal times; between domains nothing does, unless the configuration says that the
+    file is right there, too. What may have come later is not known before a target, in training as in a test.
     """
     events = dataset.events
-    if events.timestamp is None:
+    if events.timestamp is None or config.equal_times == "file":
         return dataset, 0
     other = ~np.isin(events.columns["domain"], domains)
     order = np.lexsort((other, events.timestamp, events.user))
@@ -135,9 +135,10 @@ def everything(dataset: Dataset, config: SplitConfig | None = None) -> Split:
     Raises:
         ConfigError: `config.target_domains` names a domain that the log does not have.
     """
-    domains = _target_domains(dataset, config or SplitConfig())
+    config = config or SplitConfig()
+    domains = _target_domains(dataset, config)
     if domains is not None:
-        dataset, _ = _targets_first(dataset, domains)
+        dataset, _ = _targets_first(dataset, domains, config)
     return Split(dataset, np.full(len(dataset.events), TRAIN, np.int8), "everything", domains=domains)
 
 
