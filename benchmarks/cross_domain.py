@@ -198,9 +198,8 @@ def main() -> None:
             raise SystemExit(f"--only {contestant}: wanted `model[knobs] alone` or `... merged`")
         name, own, alone = match[1], match[2] or "", match[3] == "alone"
         spec = registry.get(name)
-        config = override(spec.preset("base"), [own] if own else [])
-        if spec.stages:
-            config = override(config, [options.knobs] if options.knobs else [])
+        common = options.knobs if spec.stages else ""
+        config = override(spec.preset("base"), [given for given in (common, own) if given])
         backends.configure(config.train)
         if alone not in prepared:
             prepared[alone] = load(options, alone, config)

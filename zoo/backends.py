@@ -176,12 +176,12 @@ def compiled(
     Args:
         function: maps a dict of arrays, or of such dicts, to a tensor (or a structure of tensors), using the variables
             of `model`.
-        small: it is called often and computes so little that Python's time between the operations counts: PyTorch then
-            records them, as the others always do, and replays them.
+        small: it is called often and computes so little that the time between the operations counts: PyTorch then
+            records them, as the others always do, and replays them; TensorFlow makes one of them all, by XLA.
     """
     if name() == "torch":
         return _recorded_torch(function, model) if small else _compiled_torch(function, model)
-    return {"jax": _compiled_jax, "tensorflow": _compiled_tensorflow}[name()](function, model)
+    return _compiled_jax(function, model) if name() == "jax" else _compiled_tensorflow(function, model, small)
 
 
 def _compiled_jax(function: Callable, model: keras.Model) -> Callable:
@@ -204,10 +204,10 @@ def _compiled_jax(function: Callable, model: keras.Model) -> Callable:
     return call
 
 
-def _compiled_tensorflow(function: Callable, model: keras.Model) -> Callable:
+def _compiled_tensorflow(function: Callable, model: keras.Model, small: bool) -> Callable:
     import tensorflow as tf
 
-    graph = tf.function(function)
+    graph = tf.function(function, jit_compile=small or None)
     first = True
 
     def call(inputs: dict[str, np.ndarray]) -> Any:
@@ -234,7 +234,9 @@ def _compiled_torch(function: Callable, model: keras.Model) -> Callable:
 def _recorded_torch(function: Callable, model: keras.Model) -> Callable:
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.passes.dialect.common.cse_pass import CSEPass, get_CSE_banned_ops
 
+    once = CSEPass(banned_ops=get_CSE_banned_ops())  # what each block works out from the same inputs
     programs: dict[Any, Callable] = {}
 
     def call(inputs: dict[str, np.ndarray]) -> Any:
@@ -248,7 +250,7 @@ def _recorded_torch(function: Callable, model: keras.Model) -> Callable:
                     return function(keras.tree.pack_sequence_as(inputs, flat))
 
                 packed(*given)  # builds what is not built yet, which must not happen while recording
-                programs[shapes] = make_fx(packed)(*given)
+                programs[shapes] = once(make_fx(packed)(*given)).graph_module
             return programs[shapes](*given)
 
     return call
@@ -345,16 +347,10 @@ def softmax(logits: Any) -> Any:
 
 
 def dense_gradient(table: Any) -> Any:
-    """`table` itself; on TensorFlow its gradient becomes dense.
+    """The variable or tensor `table` (V, D) as a tensor; on TensorFlow its gradient becomes dense.
 
     There the gradient of a gather is a list of rows in which an item may occur twice, and Adam squares each occurrence
     before summing them: repeated items take larger steps than on the other backends, whose gradients are dense.
-
-    Args:
-        table: (V, D) variable or tensor.
-
-    Returns:
-        (V, D) tensor.
     """
     if name() != "tensorflow":
         return keras.ops.convert_to_tensor(table)
