@@ -17,7 +17,6 @@ from zoo.data.loaders.behaviour_sequences import (
     BehaviourSequenceLoader,
     code_rows,
     laid_out,
-    rounded,
     seen_events,
     sequence_lengths,
     url_rows,
@@ -401,8 +400,3 @@ def test_fingerprints_tell_texts_apart():
     _, mine = np.unique(fingerprints(codes), return_inverse=True)
     pairs = np.unique(np.stack([groups.reshape(-1), mine], axis=1), axis=0)
     assert len(pairs) == len(np.unique(groups)) == len(np.unique(mine))
-
-
-def test_sizes_are_few():
-    assert [rounded(n) for n in (1, 7, 8, 15, 16, 17, 100, 113, 250)] == [1, 7, 8, 15, 16, 18, 104, 120, 256]
-    assert len({rounded(n) for n in range(64, 128)}) == 9

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from config import DataConfig, RunConfig, SplitConfig, TrainConfig
 from zoo.data import sources, splits
 from zoo.data.catalogue import prepare
-from zoo.data.loaders.packing import pack
+from zoo.data.loaders.packing import pack, rounded
 from zoo.data.loaders.sequences import NextItemLoader
 from zoo.sequential import SequentialConfig
 
@@ -92,3 +92,8 @@ def test_an_epoch_of_real_data_computes_few_empty_slots(file, length, all_events
     inputs = prepared.train.lengths - 1
     assert real == (inputs if all_events else np.minimum(inputs, length)).clip(0).sum()
     assert computed <= 1.15 * real
+
+
+def test_sizes_are_few():
+    assert [rounded(n) for n in (1, 7, 8, 15, 16, 17, 100, 113, 250)] == [1, 7, 8, 15, 16, 18, 104, 120, 256]
+    assert len({rounded(n) for n in range(64, 128)}) == 9

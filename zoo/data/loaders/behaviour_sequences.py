@@ -35,13 +35,12 @@ from zoo.data.behaviour.log import (
 from zoo.data.behaviour.windows import cut_offs
 from zoo.data.loaders.behaviour_labels import Labels, fingerprints
 from zoo.data.loaders.loader import Loader
-from zoo.data.loaders.packing import pack
+from zoo.data.loaders.packing import pack, rounded
 from zoo.data.vocabulary import NUM_SPECIALS, PAD
 
 NO_HISTORY = len(KINDS) + 1
 REACH = 8  # with `max_visits`, events are looked for among the last 8 max_length ones
 CROWD = 8  # a row holds up to eight times as many clients as on average
-SHAPES = 8  # numbers of rows between a power of two and the next
 PART = 200_000  # examples whose events are counted together
 
 
@@ -267,9 +266,3 @@ def code_rows(codes: np.ndarray, num_codes: int, length: int) -> np.ndarray:
 def seconds(milliseconds: np.ndarray) -> np.ndarray:
     """int32, from 0."""
     return np.clip(milliseconds // 1000, 0, np.iinfo(np.int32).max).astype(np.int32)
-
-
-def rounded(count: int) -> int:
-    """`count` or a little more: one of `SHAPES` sizes between a power of two and the next."""
-    step = 1 << max(int(count).bit_length() - SHAPES.bit_length(), 0)
-    return -(-count // step) * step

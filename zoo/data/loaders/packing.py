@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SHAPES = 8  # numbers of rows between a power of two and the next
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -103,6 +105,12 @@ def pack(lengths: np.ndarray, row_length: int, closely: bool = False) -> Packing
         num_rows += times
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=num_rows))]).astype(np.int64)
     return Packing(row_length, lengths, row, start, num_rows, np.lexsort((start, row)), offsets)
+
+
+def rounded(count: int) -> int:
+    """`count` rows or a little more: one of `SHAPES` numbers between a power of two and the next."""
+    step = 1 << max(int(count).bit_length() - SHAPES.bit_length(), 0)
+    return -(-count // step) * step
 
 
 def _fullest(left: np.ndarray, room: int, closely: bool) -> list[tuple[int, int]]:

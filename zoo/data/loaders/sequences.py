@@ -30,11 +30,9 @@ from zoo.data.catalogue import Catalogue
 from zoo.data.dataset import DataError
 from zoo.data.histories import Histories
 from zoo.data.loaders.loader import Loader
-from zoo.data.loaders.packing import pack
+from zoo.data.loaders.packing import pack, rounded
 from zoo.data.negatives import NegativeSampler, touched
 from zoo.data.vocabulary import NUM_SPECIALS, PAD, UNKNOWN
-
-SHAPES = 8  # numbers of rows, at most, that `inputs` makes of the same number of histories
 
 
 class SequenceLoader(Loader):
@@ -122,9 +120,8 @@ class SequenceLoader(Loader):
     def inputs(histories: Histories, catalogue: Catalogue, model_config: Any) -> dict[str, np.ndarray]:
         ends = histories.offsets[1:]
         lengths = np.clip(histories.lengths, 1, model_config.max_length)  # an empty history is one slot of PAD
-        packing = pack(lengths, model_config.max_length)
-        step = max(-(-len(histories) // SHAPES), 1)
-        rows = np.arange(-(-packing.num_rows // step) * step)
+        packing = pack(lengths, model_config.max_length, closely=True)
+        rows = np.arange(rounded(packing.num_rows))
         index, position, segment = packing.layout(rows, np.maximum(ends - lengths, 0))
         slot = (packing.row * packing.row_length + packing.start + lengths - 1).astype(np.int32)
         return laid_out(histories, index, position, segment, slot, model_config) | {"slot": slot}
