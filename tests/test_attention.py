@@ -6,7 +6,6 @@ import pytest
 from scipy.special import expit, softmax
 
 from tests import autodiff
-from zoo import backends
 from zoo.layers.attention import HIDDEN, SelfAttention, visible
 from zoo.layers.embedding import IndexEmbedding
 from zoo.layers.relative_bias import DistanceBias
@@ -59,26 +58,6 @@ def test_self_attention(heads, causal):
     weights = randomise(layer)
     expected = attention_reference(weights, x, seen, SEGMENT, heads, causal)
     np.testing.assert_allclose(run(layer, x, seen, bias), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("by_distance", [True, False])
-def test_attention_as_one_operation_is_the_same(monkeypatch, by_distance):
-    layer = SelfAttention(4, 2, by_distance=DistanceBias(6, 2, two_sided=True) if by_distance else None)
-    arrays = (normal(2, 6, 4), normal(2, 6, 4), bias_of(SEGMENT))
-    run(layer, *arrays)
-    randomise(layer)
-
-    def loss():
-        return keras.ops.sum(keras.ops.square(layer(*map(keras.ops.convert_to_tensor, arrays))))
-
-    values, gradients = [], []
-    for fused in (False, True):
-        monkeypatch.setattr(backends, "fuses_attention", lambda fused=fused: fused)
-        values.append(run(layer, *arrays))
-        gradients.append(autodiff.gradients(loss, layer.trainable_variables))
-    np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-5)
-    for one, other in zip(*gradients, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("two_sided", [False, True])

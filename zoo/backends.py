@@ -56,15 +56,6 @@ def device() -> str:
     return accelerator or f"cpu, {len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count()} cores"
 
 
-def fuses_attention() -> bool:
-    """Whether attention without dropout is best as one `ops.dot_product_attention`: PyTorch's, on a CPU.
-
-    Elsewhere Keras composes it, more slowly than our two products (`benchmarks/LOG.md`); or the operation has no
-    deterministic gradient (PyTorch on CUDA), none of the bias (cuDNN by older JAX), or no bias at all (TPU).
-    """
-    return name() == "torch" and device().startswith("cpu")
-
-
 def seed(value: int) -> None:
     """Seeds what a model created after it draws its initial weights from, and its dropout.
 

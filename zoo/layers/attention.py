@@ -10,7 +10,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from zoo import backends
 from zoo.layers.dropout import Dropout
 from zoo.layers.relative_bias import DistanceBias
 
@@ -137,19 +136,18 @@ class SelfAttention(keras.layers.Layer):
         return self.output_dense(mixed), (keys, values)
 
     def _keys_and_values(self, seen: Any) -> tuple[Any, Any]:
-        key, value = ops.split(self.key_value(seen), 2, axis=-1)
-        return self._heads(key), self._heads(value)
+        if not self.key_value.built:
+            self.key_value.build(seen.shape)
+        weights = ops.cast(self.key_value.kernel, self.compute_dtype)  # which are fewer to split than what they make
+        key, value = (self._heads(ops.matmul(seen, half)) for half in ops.split(weights, 2, axis=-1))
+        return key, value
 
     def _mixed(self, query: Any, key: Any, value: Any, bias: Any, training: bool) -> Any:
         """(R, M, D) the values by their weights, of queries (R, H, M, D / H)."""
-        scale = query.shape[-1] ** -0.5
-        if backends.fuses_attention() and not (training and self.drop.dropped):
-            by_slot = [ops.transpose(part, (0, 2, 1, 3)) for part in (query, key, value)]  # (R, L, H, D / H)
-            mixed = ops.dot_product_attention(*by_slot, bias=bias, scale=scale)
-        else:
-            logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * scale + bias
-            weights = self.drop(ops.softmax(logits, axis=-1), training=training)  # (R, H, L, L)
-            mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        query = query * query.shape[-1] ** -0.5
+        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias
+        weights = self.drop(ops.softmax(logits, axis=-1), training=training)  # (R, H, L, L)
+        mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return ops.reshape(mixed, (*ops.shape(mixed)[:2], value.shape[1] * value.shape[3]))
 
     def _heads(self, x: Any) -> Any:
