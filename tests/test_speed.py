@@ -33,7 +33,7 @@ def times_faster(quick, slow, wanted, rounds=12):
     return best[slow] / best[quick]
 
 
-def one_to_a_row(lengths, row_length):
+def one_to_a_row(lengths, row_length, closely=False):
     """Each sequence in a row of its own, padded."""
     rows = np.arange(len(lengths))
     return packing.Packing(row_length, lengths, rows, 0 * rows, len(rows), rows, np.arange(len(rows) + 1))
