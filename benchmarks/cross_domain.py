@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--equal-times", default="target_first", choices=("target_first", "file"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=";".join(CONTESTANTS))
-    parser.add_argument("--set", default="", dest="knobs", help="knobs of all trained models")
+    parser.add_argument("--set", default="", dest="knobs", help="knobs of all trained models; those in brackets win")
     options = parser.parse_args()
     knobs = re.findall(r"[\w.=-]+", options.knobs)
     target = re.sub(r"\W+", "_", options.target)
