@@ -14,7 +14,7 @@ from zoo.data.features import FeatureTable
 from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.features import FeatureEncoder
-from zoo.layers.normalize import l2_normalize
+from zoo.layers.normalize import LayerNorm, l2_normalize
 from zoo.layers.pooling import RecencyPooling
 from zoo.layers.tower import Tower
 
@@ -176,6 +176,25 @@ def test_l2_normalize_has_a_finite_gradient_at_zero():
     zero = keras.Variable(np.zeros((2, 3), np.float32))
     (gradient,) = autodiff.gradients(lambda: keras.ops.sum(l2_normalize(keras.ops.convert_to_tensor(zero))), [zero])
     assert np.isfinite(array(gradient)).all()
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_layer_norm_is_the_same_compiled_for_inference_and_in_training(weights):
+    layer = LayerNorm(center=weights, scale=weights)
+    vectors = 3 + normal(7, 5, 16)
+    layer.build(vectors.shape)
+    if weights:
+        layer.gamma.assign(normal(16)), layer.beta.assign(normal(16))
+    alone = np.concatenate([array(layer(tensor(vectors))), array(layer(tensor(vectors), training=True))])
+    model = keras.Sequential([layer])
+    model.build(vectors.shape)
+    compiled = array(backends.compiled(lambda inputs: layer(inputs["x"]), model)({"x": vectors}))
+    centred = vectors - vectors.mean(-1, keepdims=True)
+    expected = centred / np.sqrt(vectors.var(-1, keepdims=True) + 1e-6)
+    if weights:
+        expected = expected * array(layer.gamma) + array(layer.beta)
+    close(alone, np.concatenate([expected, expected]))
+    close(compiled, expected)
 
 
 def drawn(layer, shape=(60, 40, 50), steps=4):

@@ -157,6 +157,20 @@ def feed(loader: keras.utils.PyDataset) -> Any:
 # --------------------------------------------------------------------------------------------------- inference
 
 
+def build(function: Callable[[Any], Any], inputs: Any) -> None:
+    """Calls `function`, whose layers make their weights; on JAX, which compiles each operation, for its shapes alone.
+
+    There, what a layer assigns to a weight is lost: a weight's start is what its initializer makes.
+    """
+    if name() == "jax":
+        import jax
+
+        with keras.StatelessScope():
+            jax.eval_shape(function, inputs)
+    else:
+        function(inputs)
+
+
 def compiled(
     function: Callable[[dict[str, Any]], Any], model: keras.Model, small: bool = False
 ) -> Callable[[dict[str, np.ndarray]], Any]:
@@ -188,7 +202,7 @@ def _compiled_jax(function: Callable, model: keras.Model) -> Callable:
     def call(inputs: dict[str, np.ndarray]) -> Any:
         if not variables:
             if not model.built:
-                function(inputs)  # creates the weights, which must not happen while tracing
+                build(function, inputs)  # a weight must not be made while tracing
             variables.extend(model.variables)
         return stateless([variable.value for variable in variables], inputs)
 
@@ -199,13 +213,10 @@ def _compiled_tensorflow(function: Callable, model: keras.Model, small: bool) ->
     import tensorflow as tf
 
     graph = tf.function(function, jit_compile=small or None)
-    first = True
 
     def call(inputs: dict[str, np.ndarray]) -> Any:
-        nonlocal first
-        if first and not model.built:
+        if not (model.built or graph.experimental_get_tracing_count()):
             function(inputs)  # creates the weights, which must not happen while tracing
-        first = False
         return graph(keras.tree.map_structure(tf.convert_to_tensor, inputs))
 
     return call
@@ -247,7 +258,20 @@ def _recorded_torch(function: Callable, model: keras.Model) -> Callable:
     return call
 
 
-# ---------------------------------------------------------------------------------------------- random numbers
+# -------------------------------------------------------------------------------------------------- operations
+
+
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of tensors, element by element and sums of a few, as one loop where TensorFlow compiles what it is in.
+
+    By itself it goes through memory for each operation; JAX does not. What training needs is written in any case.
+    """
+    if name() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    loop = tf.function(function, jit_compile=True)
+    return lambda *tensors: loop(*map(tf.convert_to_tensor, tensors)) if tf.inside_function() else function(*tensors)
 
 
 def random_bytes(shape: Sequence[Any], seed: Any) -> Any:
@@ -257,12 +281,23 @@ def random_bytes(shape: Sequence[Any], seed: Any) -> Any:
         shape: of the result; sizes may be tensors where a backend traces with unknown ones.
         seed: (2,) integers of a `keras.random.SeedGenerator`. PyTorch draws from its own state instead.
     """
-    make = {"jax": _random_bytes_jax, "tensorflow": _random_bytes_tensorflow, "torch": _random_bytes_torch}[name()]
-    return make(shape, seed)
+    if name() == "jax":
+        return _hashed_bytes(shape, seed)
+    if name() == "torch":
+        import torch
+
+        size = math.prod(shape)
+        words = torch.empty((size + 7) // 8, dtype=torch.int64, device=seed.device)
+        return words.random_(-(2**63), None).view(torch.uint8)[:size].view(tuple(shape))
+    import tensorflow as tf
+
+    size = tf.reduce_prod(tf.stack(shape))
+    words = tf.random.stateless_uniform(((size + 3) // 4,), seed, None, None, tf.uint32)
+    return tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size], shape)
 
 
-def _random_bytes_jax(shape: Sequence[int], seed: Any) -> Any:
-    """A hash of the place and the seed, which XLA works out where it is needed; Threefry takes forty times as long."""
+def _hashed_bytes(shape: Sequence[int], seed: Any) -> Any:
+    """A hash of place and seed, which XLA works out where it is needed; Threefry takes forty times as long."""
     import jax
 
     def mixed(bits: Any, between: Any) -> Any:  # "lowbias32" (Wellons 2018)
@@ -274,25 +309,6 @@ def _random_bytes_jax(shape: Sequence[int], seed: Any) -> Any:
     first = mixed(seed[0], mixed(seed[1], seed[0]))
     place = jax.lax.iota("uint32", math.prod(shape)).reshape(shape)
     return (mixed(place + first, mixed(seed[1], first)) >> 24).astype("uint8")
-
-
-def _random_bytes_tensorflow(shape: Sequence[Any], seed: Any) -> Any:
-    import tensorflow as tf
-
-    size = tf.reduce_prod(tf.stack(shape))
-    words = tf.random.stateless_uniform(((size + 3) // 4,), seed, None, None, tf.uint32)
-    return tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size], shape)
-
-
-def _random_bytes_torch(shape: Sequence[int], seed: Any) -> Any:
-    import torch
-
-    size = math.prod(shape)
-    words = torch.empty((size + 7) // 8, dtype=torch.int64, device=seed.device)
-    return words.random_(-(2**63), None).view(torch.uint8)[:size].view(tuple(shape))
-
-
-# ------------------------------------------------------------------------------------------------------- loops
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, chunks: Any, dtype: str) -> tuple[Any, Any]:
@@ -332,9 +348,6 @@ def softmax(logits: Any) -> Any:
     if name() != "jax":
         return keras.ops.softmax(logits, axis=-1)
     return keras.ops.cast(keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1), logits.dtype)
-
-
-# --------------------------------------------------------------------------------------------------- gradients
 
 
 def dense_gradient(table: Any) -> Any:

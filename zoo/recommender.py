@@ -83,9 +83,13 @@ class UserEncoder(keras.Model, abc.ABC):
         return {"embeddings": self.encode_users}
 
     def build_weights(self) -> None:
-        """Makes every weight, so that they can be loaded, counted or trained: encodes anybody."""
+        """Makes every weight, so that they can be loaded, counted or trained."""
         self.built = True  # the layers build themselves when they are called
-        self.encode_users(self.loader.inputs(self.loader.anybody(), self.catalogue, self.config))
+        backends.build(self.use_weights, self.loader.inputs(self.loader.anybody(), self.catalogue, self.config))
+
+    def use_weights(self, inputs: dict[str, Any]) -> None:
+        """Calls every layer, none of which assigns to a weight. `inputs` are those of anybody."""
+        self.encode_users(inputs)
         if isinstance(self, Recommender):
             self.item_embeddings()
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo import backends
 from zoo.layers.dropout import Dropout
 from zoo.layers.relative_bias import DistanceBias
 
@@ -25,16 +26,29 @@ def visible(segment: Any, causal: bool) -> Any:
     Args:
         segment: (R, L) which sequence of the row each slot belongs to.
     """
+    return (_same_and_earlier if causal else _same)(segment)
+
+
+@backends.fused
+def _same(segment: Any) -> Any:
+    return ops.equal(segment[:, :, None], segment[:, None, :])
+
+
+@backends.fused
+def _same_and_earlier(segment: Any) -> Any:
+    place = ops.arange(segment.shape[1], dtype="int32")
     same = ops.equal(segment[:, :, None], segment[:, None, :])
-    if not causal:
-        return same
-    place = ops.arange(ops.shape(segment)[1], dtype="int32")
     return ops.logical_and(same, ops.greater_equal(place[:, None], place[None, :]))
 
 
 def hiding(seen: Any, dtype: Any) -> Any:
     """(R, 1, L, L) what is added to the logits of attention, of (R, L, L) bool: whether slot i may see slot j."""
-    return ops.cast(ops.where(seen, 0.0, HIDDEN), dtype)[:, None]
+    return ops.cast(_hiding(seen), dtype)[:, None]
+
+
+@backends.fused
+def _hiding(seen: Any) -> Any:
+    return ops.where(seen, 0.0, HIDDEN)
 
 
 def at_slots(array: Any, wanted: Any = None) -> Any:

@@ -14,6 +14,7 @@ from keras import ops
 from zoo.layers.bags import BagEmbedding, DenseByType, WeightedPooling
 from zoo.layers.batch_norm import BatchNorm
 from zoo.layers.dropout import Dropout
+from zoo.layers.normalize import LayerNorm
 
 BAGS = {"skus": "sku", "categories": "category", "prices": "price", "urls": "url"}
 LOWEST, HIGHEST = -8.0, 2.0  # bounds of the log-variance
@@ -43,11 +44,7 @@ class Head(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.batch = norm == "batch"
-        self.norm = (
-            BatchNorm(momentum, name="norm")
-            if self.batch
-            else keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
-        )
+        self.norm = BatchNorm(momentum, name="norm") if self.batch else LayerNorm(name="norm")
         self.drop = Dropout(dropout)
         self.hidden = [keras.layers.Dense(u, activation="gelu", name=f"hidden_{i}") for i, u in enumerate(hidden_units)]
         kernel = "glorot_uniform" if start is None else "zeros"

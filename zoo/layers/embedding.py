@@ -17,6 +17,17 @@ from zoo import backends
 from zoo.data.vocabulary import NUM_SPECIALS
 
 
+def known(layer: keras.layers.Layer, array: np.ndarray, name: str) -> keras.Variable:
+    """A weight of `layer` that is `array` from its start (see `backends.build`) and is not trained."""
+    return layer.add_weight(
+        shape=array.shape,
+        dtype=str(array.dtype),
+        trainable=False,
+        initializer=lambda *_, **__: ops.convert_to_tensor(array),
+        name=name,
+    )
+
+
 class IdEmbedding(keras.layers.Layer):
     """(...) tokens -> (..., D). Special and untrained tokens are zero vectors, so that features must speak for them.
 

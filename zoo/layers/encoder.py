@@ -12,6 +12,7 @@ import keras
 
 from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.normalize import LayerNorm
 from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
 
@@ -46,7 +47,7 @@ class Encoder(keras.layers.Layer):
         super().__init__(**kwargs)
         start = keras.initializers.RandomNormal(stddev=0.02)
         self.position = IndexEmbedding(max_length, dim, start, name="position")
-        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
+        self.input_norm = LayerNorm(name="input_norm")
         self.drop = Dropout(dropout)
         distances = partial(DistanceBias, max_length, num_heads, two_sided=True, decay=True, name="by_distance")
         self.blocks = [
@@ -64,7 +65,7 @@ class Encoder(keras.layers.Layer):
             )
             for i in range(num_blocks)
         ]
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm") if last_norm else None
+        self.norm = LayerNorm(name="norm") if last_norm else None
 
     def call(
         self, events: Any, position: Any, bias: Any, gaps: bool = False, wanted: Any = None, training: bool = False

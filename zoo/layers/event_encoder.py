@@ -16,6 +16,7 @@ from zoo.layers.embedding import IndexEmbedding
 from zoo.layers.event_features import COARSE, MIDDLE, CodeEmbedding, FamilyFusion, ProductFeatures, normal
 from zoo.layers.event_stack import EventStack
 from zoo.layers.hstu import NUM_BUCKETS, log_buckets
+from zoo.layers.normalize import LayerNorm
 
 LATELY = (1, 3, 7, 14, 28, 56, 112)  # days
 
@@ -59,7 +60,7 @@ class EventEncoder(keras.layers.Layer):
         self.fusion = FamilyFusion(7, dim, gate_dim, name="fusion")
         self.to_cut_off = IndexEmbedding(NUM_BUCKETS, dim, normal(MIDDLE), name="to_cut_off")
         self.since_last = IndexEmbedding(NUM_BUCKETS + 1, dim, normal(MIDDLE), name="since_last")
-        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
+        self.input_norm = LayerNorm(name="input_norm")
         self.drop = Dropout(dropout)
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> tuple[Any, Any]:

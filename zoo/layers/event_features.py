@@ -16,7 +16,7 @@ from keras import ops
 from zoo import backends
 from zoo.data.hashing import splitmix64
 from zoo.data.vocabulary import NUM_SPECIALS, PAD
-from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.embedding import IndexEmbedding, known
 
 NOTHING, UNTRAINED = 0, 1  # rows of a hashed table for what is no product, and for products never trained on
 # Standard deviations of the start of what is embedded. What is coarse (a kind, a category) begins large and what is
@@ -28,18 +28,6 @@ COARSE, MIDDLE, FINE = 0.1, 0.02, 0.005
 def normal(deviation: float) -> Any:
     """Initializer of a table."""
     return keras.initializers.RandomNormal(stddev=deviation)
-
-
-def _known(layer: keras.layers.Layer, array: np.ndarray, name: str) -> keras.Variable:
-    """A weight that holds integers and is not trained. They are its start: were they assigned to it afterwards, they
-    would be lost where Keras builds a layer by tracing the one around it."""
-    return layer.add_weight(
-        shape=array.shape,
-        dtype="int32",
-        trainable=False,
-        initializer=lambda *_, **__: ops.convert_to_tensor(array),
-        name=name,
-    )
 
 
 class HashEmbedding(keras.layers.Layer):
@@ -76,7 +64,7 @@ class HashEmbedding(keras.layers.Layer):
         self.importance = self.add_weight(
             shape=first.shape, initializer=lambda *_, **__: ops.convert_to_tensor(first), name="importance_embeddings"
         )
-        self.index = _known(self, self.row_of_token, "rows")
+        self.index = known(self, self.row_of_token, "rows")
 
     def call(self, tokens: Any) -> Any:
         index = ops.take(self.index, tokens, axis=0)  # (..., k + 1)
@@ -163,7 +151,7 @@ class ProductFeatures(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Creates the tables of what is known."""
-        self.tables = {name: _known(self, array, name) for name, array in self.known.items()}
+        self.tables = {name: known(self, array, name) for name, array in self.known.items()}
 
     def call(self, tokens: Any) -> list[Any]:
         return [

@@ -10,6 +10,7 @@ from keras import ops
 from zoo import backends
 from zoo.data.features import FeatureTable
 from zoo.data.vocabulary import PAD
+from zoo.layers.embedding import known
 
 
 class FeatureEncoder(keras.layers.Layer):
@@ -30,16 +31,10 @@ class FeatureEncoder(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Creates the tables."""
-        self.bags = self.add_weight(
-            shape=self.features.bags.shape, dtype="int32", trainable=False, initializer="zeros", name="bags"
-        )
-        self.bags.assign(self.features.bags)
+        self.bags = known(self, self.features.bags, "bags")
         self.values = self.add_weight(shape=(self.features.num_tokens, self.dim), initializer="uniform", name="values")
         if self.projection is not None:
-            self.numbers = self.add_weight(
-                shape=self.features.numbers.shape, trainable=False, initializer="zeros", name="number_table"
-            )
-            self.numbers.assign(self.features.numbers)
+            self.numbers = known(self, self.features.numbers, "number_table")
 
     def call(self, tokens: Any) -> Any:
         bags = ops.take(self.bags, tokens, axis=0)  # (..., M)

@@ -14,6 +14,7 @@ from keras import ops
 from zoo import backends
 from zoo.layers.attention import at_slots, placed
 from zoo.layers.dropout import Dropout
+from zoo.layers.normalize import LayerNorm
 from zoo.layers.relative_bias import DistanceBias
 
 NUM_BUCKETS = 129
@@ -114,8 +115,8 @@ class HSTUBlock(keras.layers.Layer):
         self.num_heads, self.query_dim, self.value_dim = num_heads, query_dim, value_dim
         self.divisor = max_length
         self.bias = RelativeBias(max_length, use_time, num_heads if per_head else 1, name="bias")
-        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, name="input_norm")
-        self.mixed_norm = keras.layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, name="mixed_norm")
+        self.input_norm = LayerNorm(center=False, scale=False, name="input_norm")
+        self.mixed_norm = LayerNorm(center=False, scale=False, name="mixed_norm")
         self.gate_value_query_key = keras.layers.Dense(
             2 * num_heads * (query_dim + value_dim),
             activation="silu",
@@ -175,7 +176,15 @@ class HSTUBlock(keras.layers.Layer):
         return ops.transpose(split, (0, 2, 1, 3))
 
     def _attend(self, x: Any, gate: Any, query: Any, key: Any, value: Any, bias: Any, training: bool) -> Any:
-        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias
-        mixed = ops.matmul(ops.silu(logits), value) / self.divisor  # (R, H, L, value_dim)
+        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+        weights = (_weights if training else _fused_weights)(logits, bias)
+        mixed = ops.matmul(weights, value) / self.divisor  # (R, H, L, value_dim)
         mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), ops.shape(gate))
         return x + self.output_dense(self.drop(self.mixed_norm(mixed) * gate, training=training))
+
+
+def _weights(logits: Any, bias: Any) -> Any:
+    return ops.silu(logits + bias)
+
+
+_fused_weights = backends.fused(_weights)

@@ -13,6 +13,7 @@ from keras import ops
 
 from zoo.layers.attention import SelfAttention, at_slots, small
 from zoo.layers.dropout import Dropout
+from zoo.layers.normalize import LayerNorm
 from zoo.layers.relative_bias import DistanceBias
 
 
@@ -54,8 +55,8 @@ class TransformerBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.kind = kind
         self.attention = SelfAttention(dim, num_heads, attention_dropout, by_distance, mixing, name="attention")
-        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
-        self.network_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="network_norm")
+        self.attention_norm = LayerNorm(name="attention_norm")
+        self.network_norm = LayerNorm(name="network_norm")
         gated = kind == "ligr"
         self.inner = keras.layers.Dense(
             (2 if gated else 1) * expansion * dim,

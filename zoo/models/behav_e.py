@@ -143,8 +143,8 @@ class BehavE(UserEncoder):
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.build_weights()
 
-    def build_weights(self) -> None:
-        super().build_weights()
+    def use_weights(self, inputs: dict[str, Any]) -> None:
+        super().use_weights(inputs)
         self._retold(np.zeros((1, self.config.text_length), np.int32))
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:

@@ -17,6 +17,7 @@ from zoo.data.loaders.masked_items import MaskedItemLoader
 from zoo.data.vocabulary import MASK
 from zoo.layers.attention import hiding, visible
 from zoo.layers.encoder import Encoder
+from zoo.layers.normalize import LayerNorm
 from zoo.registry import ModelSpec, Stage
 from zoo.sequential import SequentialConfig, SequentialRecommender
 
@@ -91,7 +92,7 @@ class BERT4Rec(SequentialRecommender):
         if config.transform:
             self.dense = keras.layers.Dense(dim, activation="gelu", name="transform")
         if config.transform or config.block == "pre_norm":
-            self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+            self.norm = LayerNorm(name="norm")
         self.build_weights()
 
     def states(self, inputs: dict[str, Any], wanted: Any = None, training: bool = False) -> Any:

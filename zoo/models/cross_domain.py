@@ -158,8 +158,8 @@ class CrossDomain(Recommender):
             self.gate = StateGate(dim, config.user_dropout, name="gate") if state else SequenceGate(dim, name="gate")
         self.build_weights()
 
-    def build_weights(self) -> None:
-        super().build_weights()
+    def use_weights(self, inputs: dict[str, Any]) -> None:
+        super().use_weights(inputs)
         dim, place = self.config.embedding_dim, np.zeros((1, 2), np.int32)
         for encoder in (self.specific, self.common, self.cross):  # serving may do without them
             encoder(ops.zeros((1, 2, dim)), place, ops.zeros((1, 1, 2, 2)))

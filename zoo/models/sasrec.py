@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-import keras
 import numpy as np
 from pydantic import Field, model_validator
 
@@ -19,6 +18,7 @@ from zoo.data.sources import t_ecd
 from zoo.layers.attention import hiding, visible
 from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.normalize import LayerNorm
 from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
 from zoo.registry import ModelSpec, Stage
@@ -85,7 +85,7 @@ class SASRec(SequentialRecommender):
             )
             for i in range(config.num_blocks)
         ]
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.norm = LayerNorm(name="norm")
         self.build_weights()
 
     def states(self, inputs: dict[str, Any], wanted: Any = None, training: bool = False) -> Any:

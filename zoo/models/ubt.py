@@ -214,8 +214,8 @@ class UBT(Recommender):
         self.trackers = {task: keras.metrics.Mean(name=f"{task}_loss") for task in self.tasks}
         self.build_weights()
 
-    def build_weights(self) -> None:
-        super().build_weights()
+    def use_weights(self, inputs: dict[str, Any]) -> None:
+        super().use_weights(inputs)
         self.category_embeddings()
         user, state = ops.zeros((1, self.config.user_dim)), ops.zeros((1, self.config.embedding_dim))
         for task in self.heads:  # in one order in every process: their first weights are drawn one after another
