@@ -197,6 +197,28 @@ def test_a_layer_norm_is_the_same_compiled_for_inference_and_in_training(weights
     close(compiled, expected)
 
 
+@pytest.mark.parametrize("weights", [True, False])
+def test_the_gradient_of_a_layer_norm_is_that_of_its_operations(weights):
+    layer, x = LayerNorm(center=weights, scale=weights), keras.Variable(3 + normal(7, 5, 16))
+    upstream = tensor(normal(7, 5, 16))
+    layer.build(x.shape)
+    if weights:
+        layer.gamma.assign(normal(16)), layer.beta.assign(normal(16))
+    variables = [x, *layer.trainable_variables]
+
+    def by_operations():
+        centred = x.value - keras.ops.mean(x.value, axis=-1, keepdims=True)
+        normed = centred * keras.ops.rsqrt(keras.ops.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)
+        normed = normed * layer.gamma + layer.beta if weights else normed
+        return keras.ops.sum(upstream * normed)
+
+    expected = autodiff.gradients(by_operations, variables)
+    for one, other in zip(
+        autodiff.gradients(lambda: keras.ops.sum(upstream * layer(x.value)), variables), expected, strict=True
+    ):
+        np.testing.assert_allclose(array(one), array(other), rtol=1e-4, atol=1e-5)
+
+
 def drawn(layer, shape=(60, 40, 50), steps=4):
     """What the layer makes of ones in training, step after step."""
     return np.stack([array(layer(tensor(np.ones(shape, np.float32)), training=True)) for _ in range(steps)])
@@ -237,3 +259,17 @@ def test_what_is_dropped_has_no_gradient(monkeypatch):
     monkeypatch.setattr(backends, "random_bytes", lambda shape, seed: tensor(kept))
     (gradient,) = autodiff.gradients(lambda: keras.ops.sum(layer(x.value, training=True)), [x])
     np.testing.assert_array_equal(gradient, np.where(kept >= 128, 2.0, 0.0))
+
+
+def test_a_softmax_that_loses_weights_and_its_gradient(monkeypatch):
+    layer, logits, upstream = Dropout(0.5), keras.Variable(normal(5, 6)), normal(5, 6)
+    kept = RNG.integers(0, 256, (5, 6)).astype(np.uint8)
+    monkeypatch.setattr(backends, "random_bytes", lambda shape, seed: tensor(kept))
+    weights, factor = softmax(array(logits), axis=-1), np.where(kept >= 128, 2.0, 0.0)
+    close(layer.softmax(logits.value, training=True), weights * factor)
+    close(layer.softmax(logits.value), weights)
+    (gradient,) = autodiff.gradients(
+        lambda: keras.ops.sum(tensor(upstream) * layer.softmax(logits.value, training=True)), [logits]
+    )
+    arriving = upstream * factor
+    close(gradient, weights * (arriving - (weights * arriving).sum(-1, keepdims=True)))

@@ -158,10 +158,8 @@ def feed(loader: keras.utils.PyDataset) -> Any:
 
 
 def build(function: Callable[[Any], Any], inputs: Any) -> None:
-    """Calls `function`, whose layers make their weights; on JAX, which compiles each operation, for its shapes alone.
-
-    There, what a layer assigns to a weight is lost: a weight's start is what its initializer makes.
-    """
+    """Calls `function`, whose layers make their weights; on JAX, which compiles each operation, for its shapes alone:
+    what a layer assigns to a weight is lost there, its start is what its initializer makes."""
     if name() == "jax":
         import jax
 
@@ -264,7 +262,7 @@ def _recorded_torch(function: Callable, model: keras.Model) -> Callable:
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` of tensors, element by element and sums of a few, as one loop where TensorFlow compiles what it is in.
 
-    By itself it goes through memory for each operation; JAX does not. What training needs is written in any case.
+    By itself it goes through memory for each operation, which two cores do no faster than one; JAX does not.
     """
     if name() != "tensorflow":
         return function
@@ -274,41 +272,42 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *tensors: loop(*map(tf.convert_to_tensor, tensors)) if tf.inside_function() else function(*tensors)
 
 
+def fused_gradient(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`keras.ops.custom_gradient`; on PyTorch, whose kernels go back in fewer passes, the result of `forward` alone."""
+    if name() == "torch":
+        return lambda *tensors: forward(*tensors)[0]
+    return keras.ops.custom_gradient(forward)
+
+
 def random_bytes(shape: Sequence[Any], seed: Any) -> Any:
     """Uniform uint8 numbers, the cheapest each backend has: good enough for dropout, not for cryptography.
+
+    On JAX and TensorFlow a hash of place and seed, worked out where it is needed; Threefry takes forty times as long.
 
     Args:
         shape: of the result; sizes may be tensors where a backend traces with unknown ones.
         seed: (2,) integers of a `keras.random.SeedGenerator`. PyTorch draws from its own state instead.
     """
-    if name() == "jax":
-        return _hashed_bytes(shape, seed)
     if name() == "torch":
         import torch
 
         size = math.prod(shape)
         words = torch.empty((size + 7) // 8, dtype=torch.int64, device=seed.device)
         return words.random_(-(2**63), None).view(torch.uint8)[:size].view(tuple(shape))
-    import tensorflow as tf
+    ops = keras.ops
 
-    size = tf.reduce_prod(tf.stack(shape))
-    words = tf.random.stateless_uniform(((size + 3) // 4,), seed, None, None, tf.uint32)
-    return tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size], shape)
-
-
-def _hashed_bytes(shape: Sequence[int], seed: Any) -> Any:
-    """A hash of place and seed, which XLA works out where it is needed; Threefry takes forty times as long."""
-    import jax
+    def folded(bits: Any, by: int) -> Any:
+        return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, np.uint32(by)))
 
     def mixed(bits: Any, between: Any) -> Any:  # "lowbias32" (Wellons 2018)
-        bits = (bits ^ (bits >> 16)) * np.uint32(0x7FEB352D)
-        bits = ((bits ^ (bits >> 15)) + between) * np.uint32(0x846CA68B)
-        return bits ^ (bits >> 16)
+        bits = folded(bits, 16) * np.uint32(0x7FEB352D)
+        return folded((folded(bits, 15) + between) * np.uint32(0x846CA68B), 16)
 
     # Seeds of consecutive steps differ by one: what is near must be far apart before it meets the places.
-    first = mixed(seed[0], mixed(seed[1], seed[0]))
-    place = jax.lax.iota("uint32", math.prod(shape)).reshape(shape)
-    return (mixed(place + first, mixed(seed[1], first)) >> 24).astype("uint8")
+    low, high = (ops.cast(seed[i], "uint32") for i in range(2))
+    first = mixed(low, mixed(high, low))
+    place = ops.cast(ops.reshape(ops.arange(math.prod(shape), dtype="int32"), shape), "uint32")
+    return ops.cast(ops.bitwise_right_shift(mixed(place + first, mixed(high, first)), np.uint32(24)), "uint8")
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, chunks: Any, dtype: str) -> tuple[Any, Any]:

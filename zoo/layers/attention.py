@@ -160,7 +160,7 @@ class SelfAttention(keras.layers.Layer):
         """(R, M, D) the values by their weights, of queries (R, H, M, D / H)."""
         query = query * query.shape[-1] ** -0.5
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias
-        weights = self.drop(ops.softmax(logits, axis=-1), training=training)  # (R, H, L, L)
+        weights = self.drop.softmax(logits, training=training)  # (R, H, L, L)
         mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return ops.reshape(mixed, (*ops.shape(mixed)[:2], value.shape[1] * value.shape[3]))
 

@@ -31,5 +31,41 @@ class Dropout(keras.layers.Layer):
     def call(self, x: Any, training: bool = False) -> Any:
         if not training or not self.dropped:
             return x
-        kept = ops.greater_equal(backends.random_bytes(ops.shape(x), self.seed_generator.next()), self.dropped)
-        return x * (ops.cast(kept, x.dtype) * (256 / (256 - self.dropped)))
+        return backends.fused_gradient(self._drop)(x, self.seed_generator.next())
+
+    def softmax(self, logits: Any, training: bool = False) -> Any:
+        """The softmax of logits (..., L), which loses weights as what is called loses numbers."""
+        if not training or not self.dropped:
+            return ops.softmax(logits, axis=-1)
+        return backends.fused_gradient(self._softmax)(logits, self.seed_generator.next())
+
+    def _drop(self, x: Any, seed: Any) -> tuple[Any, Any]:
+        """What is left of x, and the function of its gradient, which keeps a byte for each number."""
+        left, kept = _left(x, seed, self.dropped)
+
+        def gradient(*args, upstream=None):
+            return _scaled(args[0] if upstream is None else upstream, kept, self.dropped), None
+
+        return left, gradient
+
+    def _softmax(self, logits: Any, seed: Any) -> tuple[Any, Any]:
+        """The same of a softmax: its gradient needs the weights and what is left of them, but not which are."""
+        weights = ops.softmax(logits, axis=-1)
+        left, _ = _left(weights, seed, self.dropped)
+
+        def gradient(*args, upstream=None):
+            moved = left * (args[0] if upstream is None else upstream)
+            return moved - weights * ops.sum(moved, axis=-1, keepdims=True), None
+
+        return left, gradient
+
+
+@backends.fused
+def _left(x: Any, seed: Any, dropped: Any) -> tuple[Any, Any]:
+    kept = ops.greater_equal(backends.random_bytes(ops.shape(x), seed), ops.cast(dropped, "uint8"))
+    return _scaled(x, kept, dropped), kept
+
+
+@backends.fused
+def _scaled(x: Any, kept: Any, dropped: Any) -> Any:
+    return x * (ops.cast(kept, x.dtype) * ops.cast(256 / (256 - ops.cast(dropped, "float32")), x.dtype))
