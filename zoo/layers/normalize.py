@@ -24,7 +24,7 @@ class LayerNorm(keras.layers.LayerNormalization):
         super().__init__(epsilon=EPSILON, **kwargs)
 
     def call(self, x: Any) -> Any:
-        weights = [ops.cast(weight, "float32") for weight in (self.gamma, self.beta) if weight is not None]
+        weights = [ops.cast(weight, x.dtype) for weight in (self.gamma, self.beta) if weight is not None]
         return ops.cast(backends.fused_gradient(_normed)(x, *weights), self.compute_dtype)
 
 
@@ -42,13 +42,14 @@ def _norm(x: Any, *weights: Any) -> Any:
 
 @backends.fused
 def _norm_gradient(upstream: Any, x: Any, *weights: Any) -> tuple[Any, ...]:
-    mean, variance = ops.moments(ops.cast(x, "float32"), axes=[-1], keepdims=True)
+    dtype, x, upstream = x.dtype, ops.cast(x, "float32"), ops.cast(upstream, "float32")
+    mean, variance = ops.moments(x, axes=[-1], keepdims=True)
     factor = ops.rsqrt(variance + EPSILON)
-    normed, upstream = (x - mean) * factor, ops.cast(upstream, "float32")
+    normed = (x - mean) * factor
     rows = list(range(len(x.shape) - 1))
     of_weights = [ops.sum(upstream * normed, axis=rows), ops.sum(upstream, axis=rows)][: len(weights)]
     if weights:
-        upstream = upstream * weights[0]
+        upstream = upstream * ops.cast(weights[0], "float32")
     along = ops.mean(upstream * normed, axis=-1, keepdims=True)
     of_x = factor * (upstream - ops.mean(upstream, axis=-1, keepdims=True) - normed * along)
-    return ops.cast(of_x, x.dtype), *of_weights
+    return tuple(ops.cast(part, dtype) for part in (of_x, *of_weights))
