@@ -17,13 +17,18 @@ from zoo import backends
 from zoo.data.vocabulary import NUM_SPECIALS
 
 
+def given(array: np.ndarray) -> Any:
+    """Initializer of a weight that starts as `array`."""
+    return lambda shape, dtype=None, **_: ops.convert_to_tensor(array, dtype)
+
+
 def known(layer: keras.layers.Layer, array: np.ndarray, name: str) -> keras.Variable:
     """A weight of `layer` that is `array` from its start (see `backends.build`) and is not trained."""
     return layer.add_weight(
         shape=array.shape,
         dtype=str(array.dtype),
         trainable=False,
-        initializer=lambda *_, **__: ops.convert_to_tensor(array),
+        initializer=given(array),
         name=name,
     )
 

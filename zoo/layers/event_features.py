@@ -16,7 +16,7 @@ from keras import ops
 from zoo import backends
 from zoo.data.hashing import splitmix64
 from zoo.data.vocabulary import NUM_SPECIALS, PAD
-from zoo.layers.embedding import IndexEmbedding, known
+from zoo.layers.embedding import IndexEmbedding, given, known
 
 NOTHING, UNTRAINED = 0, 1  # rows of a hashed table for what is no product, and for products never trained on
 # Standard deviations of the start of what is embedded. What is coarse (a kind, a category) begins large and what is
@@ -61,9 +61,7 @@ class HashEmbedding(keras.layers.Layer):
         # The first row alone at first, nearly: the others tell apart who shares it.
         first = np.full((self.num_rows + 2, self.num_hashes), 0.3, np.float32)
         first[:, 0] = 1.0
-        self.importance = self.add_weight(
-            shape=first.shape, initializer=lambda *_, **__: ops.convert_to_tensor(first), name="importance_embeddings"
-        )
+        self.importance = self.add_weight(shape=first.shape, initializer=given(first), name="importance_embeddings")
         self.index = known(self, self.row_of_token, "rows")
 
     def call(self, tokens: Any) -> Any:

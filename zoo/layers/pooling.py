@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from zoo import backends
+from zoo.layers.embedding import given
 
 
 def weighted_mean(vectors: Any, weights: Any) -> Any:
@@ -54,7 +55,7 @@ class RecencyPooling(keras.layers.Layer):
         decay = -np.log(rank) * (np.arange(self.num_heads) + 1) / 2  # (L, H)
         start = decay if self.attention else np.exp(decay)
         self.by_rank = self.add_weight(
-            shape=(self.max_length, self.num_heads), initializer=lambda *_, **__: start, name="weight_by_rank"
+            shape=(self.max_length, self.num_heads), initializer=given(start), name="weight_by_rank"
         )
         if self.attention:
             self.query = self.add_weight(shape=(events_shape[-1], self.num_heads), initializer="zeros", name="query")

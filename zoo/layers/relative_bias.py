@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from zoo import backends
+from zoo.layers.embedding import given
 
 
 class DistanceBias(keras.layers.Layer):
@@ -36,7 +37,7 @@ class DistanceBias(keras.layers.Layer):
         start: Any = keras.initializers.RandomNormal(stddev=0.02)
         if self.decay:
             slope, distance = np.arange(self.num_heads)[:, None] / 2, np.arange(self.low, self.high + 1)
-            start = lambda *_, **__: np.float32(-slope * np.log1p(np.abs(distance)))  # noqa: E731
+            start = given(-slope * np.log1p(np.abs(distance)))
         self.table = self.add_weight(shape=(self.num_heads, self.high - self.low + 1), initializer=start, name="table")
 
     def call(self, distance: Any) -> Any:
