@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import norm
 
 from config import ConfigError
 from tests import autodiff
@@ -14,8 +15,10 @@ from zoo.data.features import FeatureTable
 from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IdEmbedding
 from zoo.layers.features import FeatureEncoder
+from zoo.layers.gelu import gelu
 from zoo.layers.normalize import LayerNorm, l2_normalize
 from zoo.layers.pooling import RecencyPooling
+from zoo.layers.relative_bias import joined
 from zoo.layers.tower import Tower
 
 RNG = np.random.default_rng(3)
@@ -276,3 +279,23 @@ def test_a_softmax_that_loses_weights_and_its_gradient(monkeypatch):
     )
     arriving = upstream * factor
     close(gradient, weights * (arriving - (weights * arriving).sum(-1, keepdims=True)))
+
+
+def test_gelu_and_its_gradient():
+    x, upstream = keras.Variable(3 * normal(7, 5)), normal(7, 5)
+    close(gelu(x.value), array(x) * norm.cdf(array(x)))
+    (gradient,) = autodiff.gradients(lambda: keras.ops.sum(tensor(upstream) * gelu(x.value)), [x])
+    close(gradient, upstream * (norm.cdf(array(x)) + array(x) * norm.pdf(array(x))))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_what_all_rows_share_has_the_gradient_of_their_sum(heads):
+    bias, numbers = keras.Variable(normal(3, heads, 4, 5)), keras.Variable(normal(2, 4, 5))
+    upstream = normal(3, 2, 4, 5)
+    close(joined(bias.value, numbers.value), array(bias) + array(numbers))
+    close(joined(bias.value, tensor(upstream)), array(bias) + upstream)
+    found = autodiff.gradients(
+        lambda: keras.ops.sum(tensor(upstream) * joined(bias.value, numbers.value)), [bias, numbers]
+    )
+    close(found[0], upstream.sum(1, keepdims=True) if heads == 1 else upstream)
+    close(found[1], upstream.sum(0))

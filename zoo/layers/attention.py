@@ -12,7 +12,7 @@ from keras import ops
 
 from zoo import backends
 from zoo.layers.dropout import Dropout
-from zoo.layers.relative_bias import DistanceBias
+from zoo.layers.relative_bias import DistanceBias, joined
 
 HIDDEN = -1e9  # logit of what may not be seen; finite, so that no row of weights can become NaN
 SMALL = 0.02  # standard deviation of the start of what is added to a residual: blocks begin near the identity (GPT-2)
@@ -125,7 +125,7 @@ class SelfAttention(keras.layers.Layer):
             else:
                 looking, place = at_slots(place, wanted)[:, None, None], ops.take(place, row, axis=0)
         if self.by_distance is not None:
-            bias = bias + self.by_distance(looking - place[..., None, :])
+            bias = joined(bias, self.by_distance(looking - place[..., None, :]))
         mixed = self._mixed(self._heads(self.query(x)), key, value, bias, training)
         return self.output_dense(mixed if wanted is None else at_slots(mixed, wanted if training else None))
 
@@ -145,7 +145,7 @@ class SelfAttention(keras.layers.Layer):
         distance = position[:, :, None] - slots[None, None, :]  # (B, M, L)
         bias = hiding(ops.greater_equal(distance, 0), x.dtype)
         if self.by_distance is not None:
-            bias = bias + self.by_distance(distance)
+            bias = joined(bias, self.by_distance(distance))
         mixed = self._mixed(self._heads(self.query(x)), keys, values, bias, False)
         return self.output_dense(mixed), (keys, values)
 

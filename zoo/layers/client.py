@@ -14,6 +14,7 @@ from keras import ops
 from zoo.layers.bags import BagEmbedding, DenseByType, WeightedPooling
 from zoo.layers.batch_norm import BatchNorm
 from zoo.layers.dropout import Dropout
+from zoo.layers.gelu import gelu
 from zoo.layers.normalize import LayerNorm
 
 BAGS = {"skus": "sku", "categories": "category", "prices": "price", "urls": "url"}
@@ -46,7 +47,7 @@ class Head(keras.layers.Layer):
         self.batch = norm == "batch"
         self.norm = BatchNorm(momentum, name="norm") if self.batch else LayerNorm(name="norm")
         self.drop = Dropout(dropout)
-        self.hidden = [keras.layers.Dense(u, activation="gelu", name=f"hidden_{i}") for i, u in enumerate(hidden_units)]
+        self.hidden = [keras.layers.Dense(u, activation=gelu, name=f"hidden_{i}") for i, u in enumerate(hidden_units)]
         kernel = "glorot_uniform" if start is None else "zeros"
         bias = keras.initializers.Constant(start or 0.0)
         self.output_layer = keras.layers.Dense(dim, kernel_initializer=kernel, bias_initializer=bias, name="output")

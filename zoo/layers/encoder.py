@@ -12,6 +12,7 @@ import keras
 
 from zoo.layers.dropout import Dropout
 from zoo.layers.embedding import IndexEmbedding
+from zoo.layers.gelu import gelu
 from zoo.layers.normalize import LayerNorm
 from zoo.layers.relative_bias import DistanceBias
 from zoo.layers.transformer import TransformerBlock
@@ -55,7 +56,7 @@ class Encoder(keras.layers.Layer):
                 dim,
                 num_heads,
                 expansion,
-                "gelu",
+                gelu,
                 dropout,
                 attention_dropout,
                 kind,

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from zoo.layers.attention import visible
+from zoo.layers.gelu import gelu
 from zoo.layers.hstu import HSTUBlock, RelativeBias, time_buckets
 from zoo.layers.normalize import LayerNorm
 from zoo.layers.transformer import TransformerBlock
@@ -53,7 +54,7 @@ class EventStack(keras.layers.Layer):
             ]
         else:
             self.bias = RelativeBias(max_length, True, num_heads, name="bias")
-            self.blocks = [TransformerBlock(dim, num_heads, expansion, "gelu", dropout, name=name) for name in names]
+            self.blocks = [TransformerBlock(dim, num_heads, expansion, gelu, dropout, name=name) for name in names]
         self.norm = LayerNorm(name="norm")
 
     def call(self, x: Any, segment: Any, time: Any, training: bool = False) -> Any:

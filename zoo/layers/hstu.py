@@ -15,7 +15,7 @@ from zoo import backends
 from zoo.layers.attention import at_slots, placed
 from zoo.layers.dropout import Dropout
 from zoo.layers.normalize import LayerNorm
-from zoo.layers.relative_bias import DistanceBias
+from zoo.layers.relative_bias import DistanceBias, joined
 
 NUM_BUCKETS = 129
 BUCKET_WIDTH = 0.301  # of the natural logarithm of seconds: ten years reach bucket 65
@@ -73,14 +73,15 @@ class RelativeBias(keras.layers.Layer):
             distance: (M, L) or (R, M, L) how many events j lies before i; whatever where it is not seen.
             bucket: (R, M, L) of the time between them; None where the events bear no time: all is bucket 0.
         """
-        bias = self.by_distance(distance)  # (R or none, G, M, L)
+        by_time: Any = 0.0
         if self.use_time:
             index = (ops.zeros((1, 1), "int32") if bucket is None else bucket)[..., None, :, :]
             if self.num_heads > 1:
                 index = index + ops.arange(self.num_heads, dtype="int32")[:, None, None] * NUM_BUCKETS
             numbers = ops.take(ops.reshape(backends.dense_gradient(self.by_time), (-1,)), index)
-            bias = bias + ops.cast(numbers, self.compute_dtype)
-        return ops.where(seen[:, None], bias, HIDDEN)
+            by_time = ops.cast(numbers, self.compute_dtype)
+        shown = ops.cast(ops.where(seen[:, None], by_time, HIDDEN), self.compute_dtype)
+        return joined(shown, self.by_distance(distance))
 
 
 class HSTUBlock(keras.layers.Layer):

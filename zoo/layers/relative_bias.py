@@ -1,6 +1,6 @@
 """What the distance between two events adds to the logit of one seeing the other.
 
-Legend: H heads, B batch, M looking events, L events looked at.
+Legend: H heads, R rows, M looking events, L events looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +13,26 @@ from keras import ops
 
 from zoo import backends
 from zoo.layers.embedding import given
+
+
+def joined(bias: Any, numbers: Any) -> Any:
+    """bias (R, H or 1, M, L) + numbers, (R, H, M, L) or (H, M, L) for all rows.
+
+    The gradient of what all rows share is one product: XLA's sum over a leading axis takes ten times as long on a CPU.
+    """
+    return bias + numbers if len(numbers.shape) == len(bias.shape) else backends.fused_gradient(_joined)(bias, numbers)
+
+
+def _joined(bias: Any, numbers: Any) -> tuple[Any, Any]:
+    def gradient(*args, upstream=None):
+        upstream = args[0] if upstream is None else upstream
+        rows = ops.shape(upstream)[0]
+        total = ops.matmul(ops.ones((1, rows), upstream.dtype), ops.reshape(upstream, (rows, -1)))
+        alike = bias.shape[1] == upstream.shape[1]
+        of_bias = upstream if alike else ops.sum(upstream, axis=1, keepdims=True)
+        return of_bias, ops.reshape(total, ops.shape(numbers))
+
+    return bias + numbers, gradient
 
 
 class DistanceBias(keras.layers.Layer):

@@ -44,7 +44,7 @@ class TransformerBlock(keras.layers.Layer):
         dim: int,
         num_heads: int,
         expansion: int = 1,
-        activation: str = "relu",
+        activation: str | Callable[[Any], Any] = "relu",
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         kind: str = "pre_norm",

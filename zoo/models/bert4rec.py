@@ -17,6 +17,7 @@ from zoo.data.loaders.masked_items import MaskedItemLoader
 from zoo.data.vocabulary import MASK
 from zoo.layers.attention import hiding, visible
 from zoo.layers.encoder import Encoder
+from zoo.layers.gelu import gelu
 from zoo.layers.normalize import LayerNorm
 from zoo.registry import ModelSpec, Stage
 from zoo.sequential import SequentialConfig, SequentialRecommender
@@ -90,7 +91,7 @@ class BERT4Rec(SequentialRecommender):
         )
         self.dense = self.norm = None
         if config.transform:
-            self.dense = keras.layers.Dense(dim, activation="gelu", name="transform")
+            self.dense = keras.layers.Dense(dim, activation=gelu, name="transform")
         if config.transform or config.block == "pre_norm":
             self.norm = LayerNorm(name="norm")
         self.build_weights()
